@@ -1,0 +1,155 @@
+"""Config -> parts -> model, with a check that the parts fit before any weight is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from flexvar.config import ComponentConfig, ComponentSpec, ModelConfig, parse
+from flexvar.errors import FlexvarError, PluginError
+from flexvar.model import NextScaleModel
+from flexvar.plugin import Kind, Registry, default_registry
+from flexvar.protocols import Facts, StepSchedule, Tokenizer, TokenSpace
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A component class and its checked options."""
+
+    cls: type[Any]
+    config: ComponentConfig
+
+    def build(self, facts: Facts) -> Any:
+        """The component."""
+        return self.cls(self.config, facts=facts)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All choices, checked against each other; nothing built yet."""
+
+    facts: Facts
+    tokenizer: Choice
+    backbone: Choice | None
+    position: Choice
+    schedule: Choice
+
+
+@dataclass(slots=True)
+class Parts:
+    """A tokenizer (a module too), a schedule, and the model unless it is a tokenizer alone."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    schedule: StepSchedule
+    model: NextScaleModel | None
+
+    def modules(self) -> list[nn.Module]:
+        """The parts with weights."""
+        parts = (self.tokenizer, self.model)
+        return [part for part in parts if isinstance(part, nn.Module)]
+
+
+def plan(config: ModelConfig | Mapping[str, Any], registry: Registry | None = None) -> Plan:
+    """The checked choices of a config.
+
+    Raises `FlexvarError` for an unknown component, an unknown or wrong option (with its path in
+    the config) and for parts that do not fit.
+    """
+    config = parse(ModelConfig, config)
+    registry = registry or default_registry()
+    tokenizer = _choose(registry, "tokenizer", config.tokenizer)
+    position = _choose(registry, "position", config.position, build=config.backbone is not None)
+    schedule = _choose(registry, "schedule", config.schedule)
+    space = getattr(tokenizer.config, "space", None)
+    if not isinstance(space, TokenSpace):
+        raise PluginError(
+            f"tokenizer {config.tokenizer.name!r}: its Config has to have the attribute 'space', "
+            f"a flexvar.TokenSpace; found {space!r}."
+        )
+    if config.backbone is None:
+        facts = Facts(space.vocab_size, space.code_dim, 0, 0, 0)
+        return Plan(facts, tokenizer, None, position, schedule)
+    backbone = _choose(registry, "backbone", config.backbone)
+    width, head_dim = (_whole(config.backbone, backbone, name) for name in ("width", "head_dim"))
+    wants = getattr(position.cls, "provides", frozenset({"add"})) - {"add"}
+    takes: frozenset[str] = getattr(backbone.cls, "accepts", frozenset())
+    if wants - takes:
+        raise FlexvarError(
+            f"position {config.position.name!r} gives {', '.join(sorted(wants))} positions, which "
+            f"backbone {config.backbone.name!r} ignores (it accepts "
+            f"{', '.join(sorted(takes)) or 'none'}). Choose a position that is added, for "
+            "example learned2d."
+        )
+    facts = Facts(space.vocab_size, space.code_dim, width, head_dim, config.num_classes)
+    return Plan(facts, tokenizer, backbone, position, schedule)
+
+
+def build(config: ModelConfig | Mapping[str, Any], registry: Registry | None = None) -> Parts:
+    """The parts of a config with fresh weights, on torch's current default device.
+
+    Under ``with torch.device("meta"):`` no weight takes memory. Raises as `plan` does.
+    """
+    config = parse(ModelConfig, config)
+    planned = plan(config, registry)
+    facts = planned.facts
+    tokenizer, schedule = planned.tokenizer.build(facts), planned.schedule.build(facts)
+    model = None
+    if planned.backbone is not None:
+        backbone, position = planned.backbone.build(facts), planned.position.build(facts)
+        model = NextScaleModel(backbone, position, facts=facts)
+    return Parts(config, tokenizer, schedule, model)
+
+
+def build_for_weights(config: ModelConfig, registry: Registry | None = None) -> Parts:
+    """The parts of a config as quickly as can be, for weights that will replace all of theirs.
+
+    Built on the meta device where every component can be; else on the CPU.
+    """
+    try:
+        with torch.device("meta"):
+            parts = build(config, registry)
+    except FlexvarError:
+        raise
+    except Exception:
+        # A plugin that computes with its weights while it is built. If it is broken for
+        # another reason, this raises again.
+        with torch.device("cpu"):
+            return build(config, registry)
+    for module in parts.modules():
+        for part in module.modules():
+            for name, buffer in part.named_buffers(recurse=False):
+                if name not in part._non_persistent_buffers_set:
+                    continue
+                if buffer.numel():
+                    with torch.device("cpu"):
+                        return build(config, registry)
+                setattr(part, name, torch.empty_like(buffer, device="cpu"))
+    return parts
+
+
+def _choose(registry: Registry, kind: Kind, spec: ComponentSpec, *, build: bool = True) -> Choice:
+    if not build:
+        return Choice(object, ComponentConfig())
+    cls = registry.load(kind, spec.name)
+    schema = getattr(cls, "Config", None)
+    if not (isinstance(schema, type) and issubclass(schema, ComponentConfig)):
+        raise PluginError(
+            f"{kind} {spec.name!r}: {cls.__name__} has to have a nested class Config, a subclass "
+            "of flexvar.ComponentConfig."
+        )
+    return Choice(cls, parse(schema, spec.options, path=kind))
+
+
+def _whole(spec: ComponentSpec, choice: Choice, name: str) -> int:
+    value = getattr(choice.config, name, None)
+    if not isinstance(value, int) or value < 1:
+        raise PluginError(
+            f"backbone {spec.name!r}: its Config has to have the attribute {name!r}, a whole "
+            f"number from 1 on; found {value!r}."
+        )
+    return value

@@ -1,0 +1,297 @@
+"""Checkpoint directories: config.json, safetensors, a model card; saved whole, loaded checked."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from flexvar import __version__
+from flexvar.build import Parts, build_for_weights
+from flexvar.config import ComponentConfig, ModelConfig, parse
+from flexvar.errors import CheckpointError, FlexvarError
+from flexvar.generate import SamplingSettings
+from flexvar.plugin import Registry
+
+CONFIG, MODEL, TOKENIZER, CARD = (
+    "config.json",
+    "model.safetensors",
+    "tokenizer.safetensors",
+    "README.md",
+)
+BUNDLED = "models"
+
+
+class Trained(ComponentConfig):
+    """What a model was trained on; sizes are (height, width) in pixels.
+
+    steps: least and most grids of its training lists, if they varied.
+    """
+
+    size: tuple[int, int]
+    steps: tuple[int, int] | None = None
+    data: str = ""
+
+
+class CheckpointConfig(ComponentConfig):
+    """What ``config.json`` holds.
+
+    presets: named sampling settings; ``default`` is what a pipeline takes unless told.
+    """
+
+    format_version: Literal[1] = 1
+    flexvar_version: str = __version__
+    model: ModelConfig
+    presets: dict[str, SamplingSettings] = Field(default_factory=dict)
+    trained: Trained | None = None
+
+
+def save(directory: str | Path, config: CheckpointConfig, parts: Parts) -> Path:
+    """Write a checkpoint directory; each file is whole or not there, the config comes last."""
+    directory = Path(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        for name, module in _modules(parts).items():
+            tensors = {k: v.detach().contiguous() for k, v in module.state_dict().items()}
+            _write(directory / name, partial(save_file, tensors))
+        if parts.model is None:
+            (directory / MODEL).unlink(missing_ok=True)
+        card = _card(directory.name, config, parts)
+        _write(directory / CARD, lambda path: path.write_text(card, encoding="utf-8"))
+        text = json.dumps(config.model_dump(mode="json", exclude_none=True), indent=2) + "\n"
+        _write(directory / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"Cannot write {directory}: {error.strerror or error}.") from None
+    return directory
+
+
+def load(source: str | Path, registry: Registry | None = None) -> tuple[CheckpointConfig, Parts]:
+    """The config and the parts, with their weights, of a directory, bundled name or hub id.
+
+    Raises `FlexvarError` for a checkpoint that is missing, truncated, or does not fit its
+    config.
+    """
+    directory = locate(source)
+    config = read_config(directory)
+    parts = build_for_weights(config.model, registry)
+    for name, module in _modules(parts).items():
+        load_weights(module, read_tensors(directory / name), directory / name)
+        module.eval()
+    return config, parts
+
+
+def locate(source: str | Path) -> Path:
+    """The directory of a checkpoint: a path, a bundled name, or a hub id (the cache first)."""
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.is_file():
+        raise CheckpointError(
+            f"{source} is a file; a checkpoint is a directory with {CONFIG}. A released .pth file "
+            f"becomes one by `flexvar convert --model {source} --tokenizer ... --out DIR`."
+        )
+    text = str(source)
+    bundled = resources.files("flexvar") / BUNDLED / text
+    if re.fullmatch(r"[\w.-]+", text) and isinstance(bundled, Path) and bundled.is_dir():
+        return bundled
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and ".." not in text:
+        return _from_hub(text)
+    names = bundled_names()
+    known = f" Bundled models: {', '.join(names)}." if names else ""
+    raise CheckpointError(f"There is no checkpoint directory {source}.{known}")
+
+
+def bundled_names() -> list[str]:
+    """Names of the models that come with the package."""
+    folder = resources.files("flexvar") / BUNDLED
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if (entry / CONFIG).is_file())
+
+
+def _from_hub(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    wanted = [CONFIG, MODEL, TOKENIZER, CARD]
+    try:
+        return Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=True))
+    except Exception:
+        pass  # not in the cache: ask the hub
+    try:
+        return Path(snapshot_download(repository, allow_patterns=wanted))
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(
+            f"There is no directory {repository}, and the hub did not give a model of that id: "
+            f"{reason}"
+        ) from None
+
+
+def read_config(directory: Path) -> CheckpointConfig:
+    """The checked ``config.json`` of a checkpoint directory."""
+    path = directory / CONFIG
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{directory} is no checkpoint: it has no {CONFIG}.") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    version = data.get("format_version", 1) if isinstance(data, dict) else None
+    if isinstance(version, int) and version > 1:
+        raise CheckpointError(
+            f"{path} has format version {version}; this flexvar ({__version__}) reads version 1. "
+            "Upgrade flexvar."
+        )
+    try:
+        return parse(CheckpointConfig, data)
+    except FlexvarError as error:
+        raise CheckpointError(f"{path}:\n{error}") from None
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises `CheckpointError` if it is missing or broken."""
+    if not path.is_file():
+        raise CheckpointError(f"{path.parent} is incomplete: it has no {path.name}.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} is truncated or no safetensors file ({error}); copy or convert it again."
+        ) from None
+
+
+def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
+    """Put tensors into a module, in fp32.
+
+    Raises `CheckpointError` with a table of what is missing, unexpected or of another shape,
+    and what the weights look like, unless they fit exactly.
+    """
+    wanted = module.state_dict()
+    missing = [name for name in wanted if name not in tensors]
+    unexpected = [name for name in tensors if name not in wanted]
+    reshaped = [
+        f"{name}: file {tuple(tensors[name].shape)}, config {tuple(wanted[name].shape)}"
+        for name in wanted
+        if name in tensors and tensors[name].shape != wanted[name].shape
+    ]
+    if missing or unexpected or reshaped:
+        rows = [f"The weights in {source} do not fit the config."]
+        hints = _look_alike(wanted, tensors)
+        rows += hints
+        for title, names in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("wrong shape", reshaped),
+        ):
+            if names:
+                more = f"\n    ... and {len(names) - 5} more" if len(names) > 5 else ""
+                rows.append(f"  {title} ({len(names)}):\n    " + "\n    ".join(names[:5]) + more)
+        raise CheckpointError("\n".join(rows))
+    floats = {
+        name: tensor.float() if tensor.is_floating_point() else tensor
+        for name, tensor in tensors.items()
+    }
+    module.load_state_dict(floats, assign=True)
+
+
+def _look_alike(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
+    """What the weights look like, where lists differ in length or widths differ."""
+    hints = []
+    counts = [_list_lengths(names) for names in (wanted, found)]
+    for prefix in counts[0].keys() & counts[1].keys():
+        ours, theirs = counts[0][prefix], counts[1][prefix]
+        if ours != theirs:
+            what = "depth" if prefix == "backbone.blocks" else f"{prefix} of length"
+            hints.append(f"These look like {what} {theirs}; the config says {ours}.")
+    for name, axis, what in (
+        ("token_embedding.weight", 0, "width"),
+        ("token_embedding.weight", 1, "code_dim"),
+        ("head.logits.weight", 0, "vocab_size"),
+        ("codebook.weight", 0, "vocab_size"),
+        ("codebook.weight", 1, "code_dim"),
+    ):
+        if name in wanted and name in found and found[name].ndim == wanted[name].ndim:
+            ours, theirs = wanted[name].shape[axis], found[name].shape[axis]
+            if ours != theirs:
+                hints.append(f"These look like {what} {theirs}; the config says {ours}.")
+    name = "class_embedding.weight"
+    if name in wanted and name in found and len(found[name]) != len(wanted[name]):
+        ours, theirs = len(wanted[name]) - 1, len(found[name]) - 1
+        hints.append(f"These look like num_classes {theirs}; the config says {ours}.")
+    return sorted(hints)
+
+
+def _list_lengths(names: Mapping[str, Tensor]) -> dict[str, int]:
+    """How many members each outermost numbered list of modules has, by its prefix."""
+    members: dict[str, set[str]] = {}
+    for name in names:
+        if match := re.match(r"(.+?)\.(\d+)\.", name):
+            members.setdefault(match[1], set()).add(match[2])
+    return {prefix: len(numbers) for prefix, numbers in members.items()}
+
+
+def _modules(parts: Parts) -> dict[str, nn.Module]:
+    modules: dict[str, nn.Module] = {}
+    if isinstance(parts.tokenizer, nn.Module):
+        modules[TOKENIZER] = parts.tokenizer
+    if parts.model is not None:
+        modules[MODEL] = parts.model
+    return modules
+
+
+def _write(path: Path, write: Callable[[Path], object]) -> None:
+    """Call ``write`` with a temporary path beside ``path``, then move it into place."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    os.close(handle)
+    temporary = Path(name)
+    try:
+        write(temporary)
+        # mkstemp makes files for the owner alone.
+        umask = os.umask(0)
+        os.umask(umask)
+        temporary.chmod(0o666 & ~umask)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _card(name: str, config: CheckpointConfig, parts: Parts) -> str:
+    """A short model card, in the form that the hub reads."""
+    model = config.model
+    count = sum(p.numel() for module in parts.modules() for p in module.parameters())
+    kinds = {"tokenizer": model.tokenizer.name}
+    if model.backbone is not None:
+        kinds |= {
+            "backbone": model.backbone.name,
+            "position": model.position.name,
+            "schedule": model.schedule.name,
+        }
+    rows = "\n".join(f"| {kind} | {value} |" for kind, value in kinds.items())
+    trained = ""
+    if config.trained is not None:
+        height, width = config.trained.size
+        on = f" on {config.trained.data}" if config.trained.data else ""
+        trained = f"\nTrained at {height}x{width} pixels{on}.\n"
+    use = f'pipe = Pipeline.from_pretrained("{name}")\n'
+    use += (
+        "picture = pipe.reconstruct(image)"
+        if model.backbone is None
+        else ("images = pipe(labels=[0], seed=0).images")
+    )
+    return (
+        f"---\nlibrary_name: flexvar\npipeline_tag: unconditional-image-generation\n---\n"
+        f"# {name}\n\nA flexvar checkpoint with {count / 1e6:.1f} M parameters.\n\n"
+        f"| part | component |\n|---|---|\n{rows}\n{trained}\n"
+        f"```python\nfrom flexvar import Pipeline\n\n{use}\n```\n"
+    )

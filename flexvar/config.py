@@ -1,0 +1,139 @@
+"""Configuration: what a model is made of, checked before anything is built.
+
+A model is described by `ModelConfig`; each component class owns its `Config`, a frozen subclass
+of `ComponentConfig`. The same keys stand in YAML recipes and in a checkpoint's ``config.json``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from flexvar.errors import FlexvarError
+
+M = TypeVar("M", bound=BaseModel)
+
+
+class ComponentConfig(BaseModel):
+    """Base of every component's options: frozen, and an unknown key is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class ComponentSpec(BaseModel):
+    """Which component, with which options: ``{"name": "transformer", "depth": 16}``.
+
+    The options are checked by the component's own `Config` when the model is planned.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    name: str
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_bare_name(cls, value: Any) -> Any:
+        return {"name": value} if isinstance(value, str) else value
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options beside the name."""
+        return dict(self.model_extra or {})
+
+
+class ModelConfig(ComponentConfig):
+    """The parts of a model. Without ``backbone`` it is a tokenizer alone.
+
+    num_classes: classes of the condition, at least 1; the null class is one more, added inside.
+    class_names: one name per class, or none at all.
+    """
+
+    tokenizer: ComponentSpec
+    backbone: ComponentSpec | None = None
+    position: ComponentSpec = ComponentSpec(name="learned2d")
+    schedule: ComponentSpec = ComponentSpec(name="ladder")
+    num_classes: int = Field(default=1, ge=1)
+    class_names: tuple[str, ...] | None = None
+
+    @model_validator(mode="after")
+    def _one_name_per_class(self) -> ModelConfig:
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"{len(self.class_names)} class names for {self.num_classes} classes; "
+                "give one name per class or none"
+            )
+        return self
+
+
+def parse(model: type[M], data: Any, *, path: str = "") -> M:
+    """``data`` as an instance of ``model``.
+
+    Raises `FlexvarError` that names, for each problem, the path (below ``path``), the value,
+    and what was expected.
+    """
+    if isinstance(data, model):
+        return data
+    if not isinstance(data, Mapping):
+        raise FlexvarError(f"{path or 'The config'}: expected a mapping of options, got {data!r}.")
+    try:
+        return model.model_validate(dict(data))
+    except ValidationError as error:
+        lines = [_explain(model, problem, path) for problem in error.errors(include_url=False)]
+        raise FlexvarError("\n".join(lines)) from None
+
+
+def _explain(model: type[BaseModel], problem: Any, path: str) -> str:
+    where = ".".join([*([path] if path else []), *(str(part) for part in problem["loc"])])
+    if problem["type"] == "extra_forbidden":
+        # Only the top level is matched: nested options are checked by their own config class.
+        choices = list(model.model_fields)
+        near = get_close_matches(str(problem["loc"][-1]), choices, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        return f"{where}: unknown option{hint} Options: {', '.join(choices)}."
+    if problem["type"] == "missing":
+        return f"{where}: missing; it has to be given."
+    message = problem["msg"].removeprefix("Value error, ")
+    message = message.replace("Input should be", "expected")
+    return f"{where or 'config'}: got {problem['input']!r}; {message}."
+
+
+def load_yaml(path: str | Path) -> dict[str, Any]:
+    """The mapping in a YAML (or JSON) file. Raises `FlexvarError` if there is none."""
+    path = Path(path)
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise FlexvarError(f"Cannot read the config {path}: {error.strerror or error}.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise FlexvarError(f"{path} is not valid YAML: {error}") from None
+    if not isinstance(data, dict):
+        raise FlexvarError(f"{path} holds {type(data).__name__}, expected a mapping of options.")
+    return data
+
+
+def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
+    """A copy of ``data`` with ``key.path=value`` assignments applied; values are YAML."""
+    result = _copy(data)
+    for text in assignments:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise FlexvarError(f"{text!r} is no override; write key=value, for example seed=1.")
+        *parents, leaf = key.split(".")
+        node = result
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise FlexvarError(f"{text!r}: {parent!r} is a value, not a section with options.")
+        try:
+            node[leaf] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise FlexvarError(f"{text!r}: the value is not valid YAML: {error}") from None
+    return result
+
+
+def _copy(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {k: _copy(v) if isinstance(v, Mapping) else v for k, v in data.items()}

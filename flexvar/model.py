@@ -1,0 +1,150 @@
+"""NextScaleModel: class and start embedding, position, backbone, head -> logits."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flexvar.errors import FlexvarError
+from flexvar.layout import Layout
+from flexvar.protocols import Backbone, Facts, Position, PositionEmbedding
+
+# VAR's and FlexVAR's code: the head starts at 2 % of the usual scale, AdaLN at half of it.
+HEAD_INIT = 0.02
+MODULATION_INIT = 0.5
+
+
+class ModulatedHead(nn.Module):
+    """Logits: layer norm without weights, scaled and shifted by the condition, then linear."""
+
+    def __init__(self, width: int, vocab_size: int) -> None:
+        super().__init__()
+        self.modulation = nn.Linear(width, 2 * width)
+        self.logits = nn.Linear(width, vocab_size)
+
+    def modulate(self, cond_BD: Tensor) -> Tensor:
+        """Scale and shift of a condition, (B,1,2,D); constant over one generation."""
+        return self.modulation(F.silu(cond_BD)).unflatten(-1, (1, 2, -1))
+
+    def forward(self, x_BLD: Tensor, modulation_B12D: Tensor) -> Tensor:
+        """fp32 logits (B,L,V). The norm runs in fp32 whatever the weights' precision."""
+        scale, shift = modulation_B12D.float().unbind(2)
+        normed = F.layer_norm(x_BLD.float(), x_BLD.shape[-1:], eps=1e-6)
+        normed = torch.addcmul(shift, normed, 1 + scale)
+        return self.logits(normed.to(self.logits.weight.dtype)).float()
+
+
+@dataclass(slots=True)
+class ModelState:
+    """What one generation keeps: the backbone's state, and all that is constant over scales."""
+
+    layout: Layout
+    first_B1D: Tensor
+    add_LD: Tensor | None
+    head_B12D: Tensor
+    backbone: Any
+    scale: int = 0
+
+
+class NextScaleModel(nn.Module):
+    """Predicts every token map from the coarser ones, under a class label.
+
+    Labels are int64 in [0, num_classes]; ``num_classes`` itself is the null label of
+    classifier-free guidance. Layouts start at 1x1, whose input is the class embedding plus a
+    learned start vector (VAR, arXiv 2404.02905, section 3.2; FlexVAR, arXiv 2502.20313).
+    """
+
+    def __init__(self, backbone: Backbone, position: PositionEmbedding, *, facts: Facts) -> None:
+        super().__init__()
+        self.facts = facts
+        width = facts.width
+        self.token_embedding = nn.Linear(facts.code_dim, width)
+        self.class_embedding = nn.Embedding(facts.num_classes + 1, width)
+        self.start_embedding = nn.Parameter(torch.empty(width))
+        self.position = cast(nn.Module, position)
+        self.backbone = cast(nn.Module, backbone)
+        self.head = ModulatedHead(width, facts.vocab_size)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        std = math.sqrt(1 / self.facts.width / 3)
+        for linear in (self.token_embedding, self.head.modulation, self.head.logits):
+            nn.init.trunc_normal_(linear.weight, std=std)
+            nn.init.zeros_(linear.bias)
+        nn.init.trunc_normal_(self.class_embedding.weight, std=std)
+        nn.init.trunc_normal_(self.start_embedding, std=std)
+        with torch.no_grad():
+            self.head.logits.weight.mul_(HEAD_INIT)
+            self.head.modulation.weight.mul_(MODULATION_INIT)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; also the null label."""
+        return self.facts.num_classes
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights."""
+        return self.token_embedding.weight.dtype
+
+    def forward(self, labels_B: Tensor, inputs_BLC: Tensor, layout: Layout) -> Tensor:
+        """fp32 logits (B,L,V) of all tokens of a layout at once.
+
+        inputs_BLC: `flexvar.sequence.teacher_forcing` of the true maps, (B,L-1,C).
+        Raises `FlexvarError` if the inputs are not those of the layout.
+        """
+        if inputs_BLC.shape[1:] != (layout.tokens - 1, self.facts.code_dim):
+            raise FlexvarError(
+                f"Inputs of shape {tuple(inputs_BLC.shape)} do not fit the layout {layout}: "
+                f"expected (B, {layout.tokens - 1}, {self.facts.code_dim})."
+            )
+        cond_BD, first_B1D, position = self._condition(labels_B, layout)
+        rest_BLD = self.token_embedding(inputs_BLC.to(self.dtype))
+        x_BLD = torch.cat([first_B1D, rest_BLD], dim=1)
+        if position.add_LD is not None:
+            x_BLD = x_BLD + position.add_LD.to(x_BLD.dtype)
+        x_BLD = self.backbone(x_BLD, cond_BD, layout, Position(rotate_LR=position.rotate_LR))
+        return self.head(x_BLD, self.head.modulate(cond_BD))
+
+    def start(self, labels_B: Tensor, layout: Layout) -> ModelState:
+        """A fresh state for predicting ``layout`` scale by scale."""
+        cond_BD, first_B1D, position = self._condition(labels_B, layout)
+        backbone = cast(Backbone, self.backbone)
+        return ModelState(
+            layout=layout,
+            first_B1D=first_B1D,
+            add_LD=None if position.add_LD is None else position.add_LD.to(self.dtype),
+            head_B12D=self.head.modulate(cond_BD),
+            backbone=backbone.start(cond_BD, layout, Position(rotate_LR=position.rotate_LR)),
+        )
+
+    def step(self, inputs_BLC: Tensor | None, state: ModelState) -> Tensor:
+        """fp32 logits (B,h*w,V) of the next scale; ``state`` moves on.
+
+        inputs_BLC: the folded latent so far resized to this scale's grid, row-major; None for
+        the first scale.
+        """
+        if state.scale == len(state.layout):
+            raise FlexvarError(f"All {len(state.layout)} scales are predicted already.")
+        if (inputs_BLC is None) != (state.scale == 0):
+            raise FlexvarError("Inputs are None for the first scale, and only for it.")
+        part = state.layout.slices[state.scale]
+        if inputs_BLC is None:
+            x_BLD = state.first_B1D
+        else:
+            x_BLD = self.token_embedding(inputs_BLC.to(self.dtype))
+        if state.add_LD is not None:
+            x_BLD = x_BLD + state.add_LD[part]
+        state.scale += 1
+        x_BLD = cast(Backbone, self.backbone).step(x_BLD, state.backbone)
+        return self.head(x_BLD, state.head_B12D)
+
+    def _condition(self, labels_B: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Position]:
+        layout.check_for_model()
+        cond_BD = self.class_embedding(labels_B)
+        return cond_BD, (cond_BD + self.start_embedding)[:, None], self.position(layout)

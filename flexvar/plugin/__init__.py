@@ -1,0 +1,17 @@
+"""Plugins: hook specifications, the Component record, and the Registry."""
+
+from flexvar.plugin.component import KINDS, Component, Kind
+from flexvar.plugin.hookspecs import hookimpl, hookspec
+from flexvar.plugin.registry import Failure, Provided, Registry, default_registry
+
+__all__ = [
+    "KINDS",
+    "Component",
+    "Failure",
+    "Kind",
+    "Provided",
+    "Registry",
+    "default_registry",
+    "hookimpl",
+    "hookspec",
+]

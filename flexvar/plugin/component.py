@@ -1,0 +1,25 @@
+"""The record by which a plugin announces a component."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+Kind = Literal["tokenizer", "backbone", "position", "schedule"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """One component a plugin offers.
+
+    name: what a config says.
+    target: ``"module:Class"``, imported when the component is first built.
+    summary: one line for ``flexvar plugins``.
+    requires: import names of packages that have to be there, for example ``("mamba_ssm",)``.
+    """
+
+    name: str
+    target: str
+    summary: str = ""
+    requires: tuple[str, ...] = ()

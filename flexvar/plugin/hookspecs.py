@@ -1,0 +1,60 @@
+"""The hooks a plugin may implement, one per kind of component."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import pluggy
+
+from flexvar.plugin.component import Component
+
+hookspec = pluggy.HookspecMarker("flexvar")
+hookimpl = pluggy.HookimplMarker("flexvar")
+
+
+@hookspec
+def flexvar_tokenizers() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Tokenizers: image <-> pyramid of token maps.
+
+    ::
+
+        @flexvar.hookimpl
+        def flexvar_tokenizers():
+            yield flexvar.Component(name="pixels", target="my_plugin.pixels:Pixels")
+    """
+
+
+@hookspec
+def flexvar_backbones() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Backbones: the network between the token embeddings and the logits.
+
+    ::
+
+        @flexvar.hookimpl
+        def flexvar_backbones():
+            yield flexvar.Component(name="rnn", target="my_plugin.rnn:Rnn", summary="A plain RNN")
+    """
+
+
+@hookspec
+def flexvar_positions() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Position embeddings: where a token stands in its grid.
+
+    ::
+
+        @flexvar.hookimpl
+        def flexvar_positions():
+            yield flexvar.Component(name="ramp", target="my_plugin.positions:Ramp")
+    """
+
+
+@hookspec
+def flexvar_schedules() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Step schedules: the list of grids that leads to a size.
+
+    ::
+
+        @flexvar.hookimpl
+        def flexvar_schedules():
+            yield flexvar.Component(name="doubling", target="my_plugin.schedules:Doubling")
+    """

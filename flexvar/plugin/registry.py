@@ -1,0 +1,271 @@
+"""Finds plugins and answers for components by name; one broken plugin never stops another.
+
+Plugins are the modules behind the entry points of group ``flexvar``. They are light manifests:
+their hooks yield `Component` records, and a component's own module is imported only when it is
+first built.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import os
+import traceback
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from functools import cache, cached_property
+from importlib import metadata
+from typing import Any
+
+import pluggy
+
+from flexvar.errors import PluginError
+from flexvar.plugin import hookspecs
+from flexvar.plugin.component import KINDS, Component, Kind
+
+GROUP = "flexvar"
+FIRST_PARTY = "flexvar"
+
+
+@dataclass(frozen=True, slots=True)
+class Provided:
+    """A component and the distribution it comes from."""
+
+    kind: Kind
+    component: Component
+    distribution: str
+
+    @property
+    def qualified(self) -> str:
+        """``distribution/name``, which always finds this component."""
+        return f"{self.distribution}/{self.component.name}"
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Required packages that cannot be found here (found is not yet importable)."""
+        return tuple(name for name in self.component.requires if not _findable(name))
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """What a plugin could not do, with the whole traceback for who wants to see it."""
+
+    plugin: str
+    reason: str
+    traceback: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    distribution: str
+    name: str
+    load: Callable[[], object]
+
+    @property
+    def key(self) -> str:
+        return f"{self.distribution}:{self.name}"
+
+
+class Registry:
+    """All components of all plugins. Discovery runs once, at the first question.
+
+    ``FLEXVAR_DISABLE=a,b`` skips plugins by distribution, entry point, or both joined by ``:``,
+    before they are imported. ``FLEXVAR_STRICT=1`` re-raises what is otherwise only recorded.
+    """
+
+    def __init__(self, *, discover: bool = True) -> None:
+        self._discover = discover
+        self._added: list[_Source] = []
+        self._strict = os.environ.get("FLEXVAR_STRICT", "") not in ("", "0")
+        disabled = os.environ.get("FLEXVAR_DISABLE", "").split(",")
+        self._disabled = {name.strip() for name in disabled if name.strip()}
+
+    def add(self, plugin: object, *, name: str = "plugin", distribution: str = "local") -> None:
+        """Add a plugin object without installing it, for tests and notebooks."""
+        if "_loaded" in self.__dict__:
+            raise PluginError("Add plugins before the registry is first asked for a component.")
+        self._added.append(_Source(distribution, name, lambda: plugin))
+
+    @property
+    def components(self) -> tuple[Provided, ...]:
+        """Everything on offer, first-party first, then by distribution; never by load order."""
+        return self._loaded[0]
+
+    @property
+    def failures(self) -> tuple[Failure, ...]:
+        """Plugins that failed, wholly or in part, and names that clash."""
+        return self._loaded[1]
+
+    def names(self, kind: Kind, pattern: str = "*") -> list[str]:
+        """Names of a kind's components that match a glob; a clashing name stands qualified."""
+        _check_kind(kind)
+        found = [p for p in self.components if p.kind == kind]
+        plain: dict[str, list[Provided]] = {}
+        for provided in found:
+            plain.setdefault(provided.component.name, []).append(provided)
+        result = []
+        for name, group in plain.items():
+            first = [p for p in group if p.distribution == FIRST_PARTY]
+            clear = first or (group if len(group) == 1 else [])
+            result += [name] if clear else []
+            result += [p.qualified for p in group if p not in clear]
+        return sorted(name for name in result if fnmatchcase(name, pattern))
+
+    def find(self, kind: Kind, name: str) -> Provided:
+        """The component of this name, plain or ``distribution/name``.
+
+        Raises `PluginError` for an unknown name (with the nearest match, all choices and the
+        plugins that failed) and for a name that several distributions offer.
+        """
+        _check_kind(kind)
+        of_kind = [p for p in self.components if p.kind == kind]
+        found = [p for p in of_kind if name in (p.component.name, p.qualified)]
+        found = [p for p in found if p.distribution == FIRST_PARTY] or found
+        if len(found) == 1:
+            return found[0]
+        if found:
+            ways = " or ".join(p.qualified for p in found)
+            raise PluginError(f"{kind} {name!r} is offered by several plugins; say {ways}.")
+        raise PluginError(self._unknown(kind, name))
+
+    def load(self, kind: Kind, name: str) -> type[Any]:
+        """The class of a component, imported now.
+
+        Raises `PluginError` if it is unknown, lacks a package it requires, or does not import.
+        """
+        provided = self.find(kind, name)
+        component = provided.component
+        if provided.missing:
+            raise PluginError(
+                f"{kind} {name!r} needs {', '.join(provided.missing)}, which "
+                f"{'is' if len(provided.missing) == 1 else 'are'} not installed."
+            )
+        module_name, _, attribute = component.target.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), attribute)
+        except Exception as error:
+            raise PluginError(
+                f"{kind} {name!r} of {provided.distribution} cannot be imported from "
+                f"{component.target!r}: {type(error).__name__}: {error}"
+            ) from error
+        return found
+
+    def _unknown(self, kind: Kind, name: str) -> str:
+        choices = self.names(kind)
+        near = get_close_matches(name, choices, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        text = f"Unknown {kind} {name!r}.{hint} Choices: {', '.join(choices) or 'none'}."
+        if self.failures:
+            failed = "; ".join(f"{f.plugin} ({f.reason})" for f in self.failures)
+            text += f" Plugins that failed: {failed}. See `flexvar plugins --traceback`."
+        return text
+
+    @cached_property
+    def _loaded(self) -> tuple[tuple[Provided, ...], tuple[Failure, ...]]:
+        manager = pluggy.PluginManager("flexvar")
+        manager.add_hookspecs(hookspecs)
+        provided: list[Provided] = []
+        failures: list[Failure] = []
+        sources = [*(_installed() if self._discover else ()), *self._added]
+        for source in sources:
+            if self._disabled & {source.distribution, source.name, source.key}:
+                continue
+            plugin: object = None
+            try:
+                plugin = source.load()
+                manager.register(plugin, name=source.key)
+                # An unknown hook is pending for ever; asked for now, it is this plugin's.
+                manager.check_pending()
+            except BaseException as error:
+                failures.append(self._failure(source, error))
+                # pluggy keeps a plugin whose registration failed half-way.
+                if plugin is not None and manager.get_plugin(source.key) is plugin:
+                    manager.unregister(plugin)
+                continue
+            for kind in KINDS:
+                for hook in getattr(manager.hook, f"flexvar_{kind}s").get_hookimpls():
+                    if hook.plugin is not plugin:
+                        continue
+                    try:
+                        records = list(hook.function())
+                        _check_records(hook.function.__name__, records)
+                    except BaseException as error:
+                        failures.append(self._failure(source, error))
+                        continue
+                    provided += [Provided(kind, r, source.distribution) for r in records]
+        provided.sort(key=lambda p: (p.kind, p.distribution != FIRST_PARTY, p.qualified))
+        failures += _clashes(provided)
+        return tuple(provided), tuple(sorted(failures, key=lambda f: f.plugin))
+
+    def _failure(self, source: _Source, error: BaseException) -> Failure:
+        if self._strict or isinstance(error, KeyboardInterrupt):
+            raise error
+        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        return Failure(source.key, reason, "".join(traceback.format_exception(error)))
+
+
+def _installed() -> list[_Source]:
+    """Entry points of the group; the same name in two distributions stays two plugins."""
+    sources: dict[tuple[str, str], _Source] = {}
+    for entry in metadata.entry_points(group=GROUP):
+        distribution = entry.dist.name.lower().replace("_", "-") if entry.dist else "unknown"
+        source = _Source(distribution, entry.name, entry.load)
+        sources.setdefault((source.key, entry.value), source)
+    return sorted(sources.values(), key=lambda s: (s.distribution != FIRST_PARTY, s.key))
+
+
+def _check_records(hook: str, records: Iterable[object]) -> None:
+    seen: set[str] = set()
+    for record in records:
+        if not isinstance(record, Component):
+            raise TypeError(f"{hook} yielded {record!r}, expected flexvar.Component records")
+        if record.name in seen:
+            raise ValueError(f"{hook} yields the name {record.name!r} twice")
+        module, colon, attribute = record.target.partition(":")
+        if not (module and colon and attribute):
+            raise ValueError(f"{hook}: target {record.target!r} is not 'module:Class'")
+        seen.add(record.name)
+
+
+def _clashes(provided: list[Provided]) -> list[Failure]:
+    """One record per component whose plain name does not reach it."""
+    groups: dict[tuple[Kind, str], list[Provided]] = {}
+    for p in provided:
+        groups.setdefault((p.kind, p.component.name), []).append(p)
+    result = []
+    for (kind, name), group in groups.items():
+        if len(group) == 1:
+            continue
+        own = [p for p in group if p.distribution == FIRST_PARTY]
+        for p in group:
+            if p in own:
+                continue
+            others = ", ".join(o.distribution for o in group if o is not p)
+            result.append(
+                Failure(
+                    p.distribution,
+                    f"the name of its {kind} {name!r} is also {others}'s; "
+                    f"ask for {p.qualified!r} instead",
+                )
+            )
+    return result
+
+
+def _check_kind(kind: str) -> None:
+    if kind not in KINDS:
+        raise PluginError(f"Unknown kind {kind!r}. Kinds: {', '.join(KINDS)}.")
+
+
+def _findable(name: str) -> bool:
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, ValueError):
+        return False
+
+
+@cache
+def default_registry() -> Registry:
+    """The registry of the installed plugins, made at the first question of this process."""
+    return Registry()

@@ -1,0 +1,59 @@
+"""Weights in another precision, all but the ones that have to stay in fp32."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from flexvar.errors import FlexvarError
+
+DTYPES = {
+    "fp32": torch.float32,
+    "float32": torch.float32,
+    "bf16": torch.bfloat16,
+    "bfloat16": torch.bfloat16,
+    "fp16": torch.float16,
+    "float16": torch.float16,
+}
+
+
+def parse_dtype(value: str | torch.dtype) -> torch.dtype:
+    """A torch dtype by name. Raises `FlexvarError` for one that weights cannot have."""
+    if isinstance(value, torch.dtype) and value in DTYPES.values():
+        return value
+    if isinstance(value, str) and value in DTYPES:
+        return DTYPES[value]
+    raise FlexvarError(f"dtype: got {value}; expected fp32, bf16 or fp16.")
+
+
+def parse_device(value: str | torch.device) -> torch.device:
+    """A torch device by name; ``auto`` is CUDA where there is one.
+
+    Raises `FlexvarError` for one this machine or build of torch does not have.
+    """
+    if value == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(value)
+        torch.empty(0, device=device)
+    except Exception as error:
+        reason = str(error).strip().splitlines()[0]
+        raise FlexvarError(f"device: {value} cannot be used here ({reason}); try cpu.") from None
+    return device
+
+
+def cast(module: nn.Module, dtype: torch.dtype) -> None:
+    """Bring floating-point weights to ``dtype``, in place.
+
+    A module names the weights of its own that stay in fp32 - a codebook, a state-space decay -
+    in the class attribute ``keep_fp32``.
+    """
+    for part in module.modules():
+        kept: frozenset[str] = getattr(part, "keep_fp32", frozenset())
+        for name, parameter in part.named_parameters(recurse=False):
+            if parameter.is_floating_point():
+                wanted = torch.float32 if name in kept else dtype
+                parameter.data = parameter.data.to(wanted)
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_floating_point():
+                setattr(part, name, buffer.to(torch.float32 if name in kept else dtype))

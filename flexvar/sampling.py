@@ -1,0 +1,133 @@
+"""Guidance, temperature, top-k, top-p and the draw: pure functions of logits and numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flexvar.layout import Grid
+
+GuidanceSchedule = Literal["ramp", "ramp10", "constant"]
+GUIDANCE_SCHEDULES: tuple[GuidanceSchedule, ...] = get_args(GuidanceSchedule)
+
+# FlexVAR's code: the ramp is full after ten steps, and beyond the trained side of 16 cells.
+RAMP10_STEPS = 9
+RAMP10_SIDE = 16
+
+
+def guidance_weight(
+    schedule: GuidanceSchedule, guidance: float, layout: Sequence[Grid], step: int
+) -> float:
+    """The weight t of ``(1 + t) * conditional - t * unconditional`` logits at a step.
+
+    ``ramp``: t = guidance * k / (K-1) (VAR's code). ``ramp10``: t = guidance * k / min(K-1, 9),
+    and t = guidance for a grid with a side over 16 (FlexVAR's code). ``constant``: t =
+    guidance - 1, which is LlamaGen's unconditional + guidance * (conditional - unconditional).
+    With one scale only, the ramp is at its end.
+    """
+    last = len(layout) - 1
+    if schedule == "constant":
+        return guidance - 1
+    if last == 0 or (schedule == "ramp10" and max(layout[step]) > RAMP10_SIDE):
+        return guidance
+    return guidance * step / (min(last, RAMP10_STEPS) if schedule == "ramp10" else last)
+
+
+def guide(cond_BLV: Tensor, uncond_BLV: Tensor, weight: float) -> Tensor:
+    """Classifier-free guidance of logits: ``(1 + weight) * cond - weight * uncond``."""
+    return (1 + weight) * cond_BLV - weight * uncond_BLV
+
+
+def filter_logits(logits_BLV: Tensor, *, top_k: int = 0, top_p: float = 1.0) -> Tensor:
+    """Logits with all but the likeliest tokens at -inf: top-k first, then top-p within it.
+
+    top_k: how many tokens stay (ties with the last one stay too); 0 is off. top_p: of those,
+    the likeliest whose probabilities before them sum to less than ``top_p``; 1 is off. At least
+    one token stays. Only ``top_k`` values are sorted; without ``top_k`` only as many as the
+    nucleus needs.
+    """
+    vocab_size = logits_BLV.shape[-1]
+    if (top_k <= 0 or top_k >= vocab_size) and top_p >= 1:
+        return logits_BLV
+    if 0 < top_k < vocab_size:
+        values = logits_BLV.topk(top_k, dim=-1).values
+        total = values.logsumexp(dim=-1, keepdim=True)
+        cut = values[..., -1:] if top_p >= 1 else _nucleus_cut(values, total, top_p)
+    else:
+        total = logits_BLV.logsumexp(dim=-1, keepdim=True)
+        count = min(1024, vocab_size)
+        values = logits_BLV.topk(count, dim=-1).values
+        mass = (values - total).exp().sum(dim=-1)
+        if count < vocab_size and bool((mass < top_p).any()):
+            values = logits_BLV.sort(dim=-1, descending=True).values
+        cut = _nucleus_cut(values, total, top_p)
+    return logits_BLV.masked_fill(logits_BLV < cut, -torch.inf)
+
+
+def _nucleus_cut(sorted_BLK: Tensor, total_BL1: Tensor, top_p: float) -> Tensor:
+    """The smallest of the sorted logits that belongs to the nucleus, (B,L,1)."""
+    probability = (sorted_BLK - total_BL1).exp()
+    before = probability.cumsum(dim=-1) - probability
+    count = (before < top_p).sum(dim=-1, keepdim=True).clamp_min(1)
+    return sorted_BLK.gather(-1, count - 1)
+
+
+def draw(logits_BLV: Tensor, uniform_BL: Tensor) -> Tensor:
+    """Tokens (B,L): where the cumulative distribution of the logits passes the given numbers.
+
+    uniform_BL: one number in [0,1) per token. The same number gives the same token whatever
+    else is in the batch, and needs no noise of vocabulary size.
+    """
+    cumulative = logits_BLV.softmax(dim=-1).cumsum(dim=-1)
+    total = cumulative[..., -1:]
+    # Strictly below the total, so that rounding cannot pick a token of no probability.
+    threshold = torch.minimum(
+        uniform_BL[..., None] * total, torch.nextafter(total, torch.zeros_like(total))
+    )
+    index = torch.searchsorted(cumulative, threshold, right=True)
+    return index.squeeze(-1)
+
+
+def soft_weights(logits_BLV: Tensor, gumbel_BLV: Tensor, ratio: float) -> Tensor:
+    """Weights (B,L,V) of a mean code: VAR's ``more_smooth``, for looks rather than for scores.
+
+    ratio: k / (K-1). A Gumbel-softmax of ``logits * (1 + ratio)`` whose temperature falls from
+    0.27 to 0.0135 (VAR's code).
+    """
+    temperature = max(0.27 * (1 - 0.95 * ratio), 0.005)
+    return F.softmax((logits_BLV * (1 + ratio) + gumbel_BLV) / temperature, dim=-1)
+
+
+def generators(seed: int | Sequence[int], count: int) -> list[torch.Generator]:
+    """One CPU generator per image, keyed by (seed, index).
+
+    A single seed gives image i the key (seed, i); a list gives each image the key (its seed,
+    0), so that image 0 of a seed can be made again alone or anywhere in a batch.
+    """
+    keys = (
+        [(seed, index) for index in range(count)]
+        if isinstance(seed, int)
+        else [(one, 0) for one in seed]
+    )
+    result = []
+    for key in keys:
+        words = np.random.SeedSequence([part % 2**64 for part in key]).generate_state(1, np.uint64)
+        # The top bit is dropped because manual_seed takes a signed number.
+        result.append(torch.Generator().manual_seed(int(words[0]) >> 1))
+    return result
+
+
+def uniforms(sources: Sequence[torch.Generator], length: int) -> Tensor:
+    """The numbers (B, length) in [0,1) that decide the tokens of each image, fp32 on the CPU."""
+    return torch.stack([torch.rand(length, generator=source) for source in sources])
+
+
+def gumbels(sources: Sequence[torch.Generator], length: int, vocab_size: int) -> Tensor:
+    """Gumbel noise (B, length, V), fp32 on the CPU, for `soft_weights`."""
+    noise = [torch.rand(length, vocab_size, generator=source) for source in sources]
+    return -torch.stack(noise).clamp_(1e-20).log_().neg_().clamp_min_(1e-20).log_()

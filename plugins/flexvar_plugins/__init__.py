@@ -1,0 +1,79 @@
+"""The first-party plugins: a light manifest, registered as any third party's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from flexvar.plugin import Component, hookimpl
+
+_HERE = "flexvar_plugins"
+
+
+@hookimpl
+def flexvar_tokenizers() -> Iterable[Component]:
+    """FlexVAR's and VAR's tokenizers."""
+    yield Component(
+        name="multiscale",
+        target=f"{_HERE}.tokenizers.multiscale:MultiscaleTokenizer",
+        summary="FlexVAR: every scale is the full picture, quantised from the resized latent",
+    )
+    yield Component(
+        name="residual",
+        target=f"{_HERE}.tokenizers.residual:ResidualTokenizer",
+        summary="VAR: every scale is what the coarser ones left over",
+    )
+
+
+@hookimpl
+def flexvar_backbones() -> Iterable[Component]:
+    """The transformer of VAR and FlexVAR."""
+    yield Component(
+        name="transformer",
+        target=f"{_HERE}.backbones.transformer:TransformerBackbone",
+        summary="Attention over all coarser scales, AdaLN; eager, sdpa or flash kernels",
+    )
+
+
+@hookimpl
+def flexvar_positions() -> Iterable[Component]:
+    """Position embeddings of both papers and of their ablations."""
+    yield Component(
+        name="learned2d",
+        target=f"{_HERE}.positions.learned2d:Learned2d",
+        summary="FlexVAR: one learned table, resized to every grid",
+    )
+    yield Component(
+        name="sinusoidal2d",
+        target=f"{_HERE}.positions.sinusoidal2d:Sinusoidal2d",
+        summary="2D sine-cosine at the cell centres of every grid, no parameters",
+    )
+    yield Component(
+        name="rotary2d",
+        target=f"{_HERE}.positions.rotary2d:Rotary2d",
+        summary="Rotary angles by row and column, no parameters",
+    )
+    yield Component(
+        name="per_scale",
+        target=f"{_HERE}.positions.per_scale:PerScale",
+        summary="VAR: a learned vector per position of a fixed list of grids, and per step",
+    )
+
+
+@hookimpl
+def flexvar_schedules() -> Iterable[Component]:
+    """Lists of grids."""
+    yield Component(
+        name="ladder",
+        target=f"{_HERE}.schedules.ladder:Ladder",
+        summary="The paper's lists by size and number of steps, and alike for any other",
+    )
+    yield Component(
+        name="explicit",
+        target=f"{_HERE}.schedules.explicit:Explicit",
+        summary="One fixed list of grids",
+    )
+    yield Component(
+        name="random",
+        target=f"{_HERE}.schedules.random_steps:RandomSteps",
+        summary="Training: random lists, by the paper's rule or the released code's",
+    )

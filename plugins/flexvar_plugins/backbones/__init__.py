@@ -1,0 +1,1 @@
+"""Backbones: token embeddings -> features, causal over scales."""

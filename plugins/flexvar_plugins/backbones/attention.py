@@ -1,0 +1,142 @@
+"""Attention kernels over scales: a plain reference and the fast ones, and who is chosen.
+
+All take q (B,Lq,H,d) and k, v (B,Lk,H,d), H heads of d numbers, and attend from every query to
+every key; there is no mask anywhere. That a token sees no later scale follows from which keys
+it is given: `over_scales` calls a kernel once per scale, on the keys so far.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flexvar.errors import PluginError
+from flexvar.layout import Layout
+
+Implementation = Literal["auto", "eager", "sdpa", "flash"]
+IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
+Attend = Callable[[Tensor, Tensor, Tensor, float], Tensor]
+
+FLASH_INSTALL = (
+    "pip install packaging ninja wheel setuptools && "
+    "pip install --no-build-isolation flash-attn (after torch, with a CUDA compiler), "
+    "or pip install flash-attn-4"
+)
+_log = logging.getLogger("flexvar")
+
+
+def eager(q_BLHd: Tensor, k_BLHd: Tensor, v_BLHd: Tensor, scale: float) -> Tensor:
+    """The definition: softmax(scale * q k^T) v, softmax in fp32. Returns (B,Lq,H,d)."""
+    scores = torch.einsum("BqHd,BkHd->BHqk", q_BLHd.float(), k_BLHd.float()) * scale
+    weights = scores.softmax(dim=-1)
+    return torch.einsum("BHqk,BkHd->BqHd", weights, v_BLHd.float()).to(q_BLHd.dtype)
+
+
+def sdpa(q_BLHd: Tensor, k_BLHd: Tensor, v_BLHd: Tensor, scale: float) -> Tensor:
+    """torch's scaled_dot_product_attention, which picks its kernel by device and dtype."""
+    q, k, v = (x.transpose(1, 2) for x in (q_BLHd, k_BLHd, v_BLHd))
+    return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+
+
+@dataclass(frozen=True, slots=True)
+class Flash:
+    """What importing the flash-attn packages gave: the function, or why there is none."""
+
+    function: Callable[..., Any] | None
+    package: str = ""
+    reason: str = ""
+
+
+@cache
+def probe_flash() -> Flash:
+    """Import flash-attn for real: a package built without its kernels also has metadata."""
+    reasons = []
+    for package in ("flash_attn", "flash_attn.cute"):
+        try:
+            module = __import__(package, fromlist=["flash_attn_func"])
+            return Flash(module.flash_attn_func, package)
+        except Exception as error:
+            reasons.append(f"{package}: {type(error).__name__}: {error}")
+    return Flash(None, reason="; ".join(reasons))
+
+
+def flash(q_BLHd: Tensor, k_BLHd: Tensor, v_BLHd: Tensor, scale: float) -> Tensor:
+    """flash-attn's kernel; CUDA, fp16 or bf16."""
+    found = probe_flash()
+    assert found.function is not None
+    result = found.function(q_BLHd, k_BLHd, v_BLHd, softmax_scale=scale)
+    # flash-attn-4 also returns the log-sum-exp.
+    return result[0] if isinstance(result, tuple) else result
+
+
+def require(implementation: Implementation) -> None:
+    """Raise `PluginError` if a named implementation is not installed."""
+    if implementation == "flash" and probe_flash().function is None:
+        raise PluginError(
+            "backbone.implementation: 'flash' needs flash-attn, which cannot be used here "
+            f"({probe_flash().reason}). Install it: {FLASH_INSTALL}. Or say 'auto'."
+        )
+
+
+def why_not_flash(device: torch.device, dtype: torch.dtype) -> str:
+    """Why flash-attn cannot serve a device and dtype; empty if it can."""
+    if device.type != "cuda":
+        return f"flash-attn runs on CUDA only, the model is on {device.type}"
+    if dtype not in (torch.float16, torch.bfloat16):
+        return f"flash-attn takes fp16 and bf16, the model is in {dtype}".replace("torch.", "")
+    return "" if probe_flash().function else probe_flash().reason
+
+
+@cache
+def choose(implementation: Implementation, device: torch.device, dtype: torch.dtype) -> str:
+    """The implementation that runs: ``auto`` decided and logged once per device and dtype.
+
+    Raises `PluginError` if a named one cannot run there; nothing falls back silently.
+    """
+    if implementation == "auto":
+        reason = why_not_flash(device, dtype)
+        chosen = "sdpa" if reason else "flash"
+        _log.info("attention: %s (%s)", chosen, reason or f"{probe_flash().package} is there")
+        return chosen
+    if implementation == "flash" and (reason := why_not_flash(device, dtype)):
+        raise PluginError(f"backbone.implementation: 'flash' cannot run here: {reason}.")
+    return implementation
+
+
+KERNELS: dict[str, Attend] = {"eager": eager, "sdpa": sdpa, "flash": flash}
+
+
+def over_scales(
+    attend: Attend,
+    q_BLHd: Tensor,
+    k_BLHd: Tensor,
+    v_BLHd: Tensor,
+    layout: Layout,
+    scale: float,
+) -> Tensor:
+    """Attention of all scales at once, (B,L,H,d): each scale's queries see the keys up to its end.
+
+    That is block-causal attention in K unmasked calls: no mask is built and nothing is
+    computed in vain.
+    """
+    parts = [
+        attend(q_BLHd[:, part], k_BLHd[:, : part.stop], v_BLHd[:, : part.stop], scale)
+        for part in layout.slices
+    ]
+    return torch.cat(parts, dim=1)
+
+
+def rotate(x_BLHd: Tensor, angle_LR: Tensor) -> Tensor:
+    """Channels (i, i + R) of every head turned by the token's i-th angle; the rest unchanged."""
+    count = angle_LR.shape[1]
+    cosine, sine = (f(angle_LR)[:, None].to(x_BLHd.dtype) for f in (torch.cos, torch.sin))
+    first, second = x_BLHd[..., :count], x_BLHd[..., count : 2 * count]
+    turned = [first * cosine - second * sine, first * sine + second * cosine]
+    return torch.cat([*turned, x_BLHd[..., 2 * count :]], dim=-1)

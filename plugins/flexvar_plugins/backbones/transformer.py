@@ -1,0 +1,300 @@
+"""The transformer of VAR and FlexVAR: attention over scales in AdaLN blocks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from flexvar.config import ComponentConfig
+from flexvar.layout import Layout
+from flexvar.protocols import Facts, Position
+from flexvar_plugins.backbones import attention
+from flexvar_plugins.backbones.attention import Attend, Implementation
+
+# QK-norm: the learned log-scale starts at log 4 and is held below log 100 (VAR's code).
+LOG_SCALE_START, LOG_SCALE_MAX = math.log(4), math.log(100)
+
+
+class TransformerConfig(ComponentConfig):
+    """Options of `TransformerBackbone`.
+
+    depth: blocks. width: 64 * depth unless given; num_heads: width / 64 unless given.
+    mlp_ratio: inner width of the MLP over width. qk_norm: unit-length queries and keys with a
+    learned scale per head; else the softmax scale is 0.25 / sqrt(head_dim). shared_modulation:
+    one AdaLN projection for all blocks plus an offset in each, instead of one in each.
+    drop_path: stochastic depth of the last block in training, falling linearly to 0 at the
+    first; the papers take 0.1 * depth / 24. init_std: of the truncated normal, sqrt(1 / (3
+    width)) unless given. init_modulation, init_gate: factors on the AdaLN weights that scale
+    and shift, and on those that gate. implementation: of attention; ``auto`` picks by what is
+    installed, device and dtype.
+    """
+
+    depth: int = Field(default=16, ge=1)
+    width: int = Field(ge=1)
+    num_heads: int = Field(ge=1)
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    qk_norm: bool = True
+    shared_modulation: bool = False
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    init_std: float | None = Field(default=None, gt=0)
+    init_modulation: float = Field(default=0.5, ge=0)
+    init_gate: float = Field(default=1e-3, ge=0)
+    implementation: Implementation = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_with_depth(cls, data: Any) -> Any:
+        """Width and heads follow from the depth unless given (VAR, section 4.1)."""
+        if not isinstance(data, dict):
+            return data
+        depth = data.get("depth", 16)
+        width = data.get("width", 64 * depth if isinstance(depth, int) else None)
+        derived: dict[str, Any] = {} if width is None else {"width": width}
+        if isinstance(width, int):
+            derived["num_heads"] = max(1, width // 64)
+        return derived | data
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.width % self.num_heads:
+            raise ValueError(f"width {self.width} is no multiple of num_heads {self.num_heads}")
+        return self
+
+    @property
+    def head_dim(self) -> int:
+        """Channels of one attention head."""
+        return self.width // self.num_heads
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention; queries and values have a bias, keys have none."""
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width, self.heads = config.width, config.num_heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.out = nn.Linear(width, width)
+        self.log_scale: nn.Parameter | None = None
+        self.softmax_scale = 0.25 / math.sqrt(config.head_dim)
+        if config.qk_norm:
+            self.log_scale = nn.Parameter(torch.full((config.num_heads,), LOG_SCALE_START))
+            self.softmax_scale = 1.0
+
+    def project(self, x_BLD: Tensor, rotate_LR: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B,L,H,d), normalised and rotated."""
+        zero_D = torch.zeros_like(self.q_bias)
+        qkv = F.linear(x_BLD, self.qkv.weight, torch.cat([self.q_bias, zero_D, self.v_bias]))
+        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
+        if self.log_scale is not None:
+            scale_H1 = self.log_scale.float().clamp_max(LOG_SCALE_MAX).exp()[:, None]
+            q = (F.normalize(q.float(), dim=-1) * scale_H1).to(x_BLD.dtype)
+            k = F.normalize(k.float(), dim=-1).to(x_BLD.dtype)
+        if rotate_LR is not None:
+            q, k = attention.rotate(q, rotate_LR), attention.rotate(k, rotate_LR)
+        return q, k, v
+
+
+class Block(nn.Module):
+    """x += gate1 * attention(norm(x) modulated); x += gate2 * mlp(norm(x) modulated)."""
+
+    def __init__(self, config: TransformerConfig, drop_path: float) -> None:
+        super().__init__()
+        width, inner = config.width, round(config.width * config.mlp_ratio)
+        self.drop_path = drop_path
+        self.attention = Attention(config)
+        self.mlp_in = nn.Linear(width, inner)
+        self.mlp_out = nn.Linear(inner, width)
+        # Shared AdaLN gives a block only an offset (6, D) to what all blocks have in common.
+        self.modulation: nn.Linear | None = None
+        self.modulation_offset: nn.Parameter | None = None
+        if config.shared_modulation:
+            self.modulation_offset = nn.Parameter(torch.empty(6, width))
+        else:
+            self.modulation = nn.Linear(width, 6 * width)
+
+    def modulate(self, cond_BD: Tensor, shared_B6D: Tensor | None) -> Modulation:
+        """What a condition does to this block; constant over one generation."""
+        if self.modulation is not None:
+            values_B6D = self.modulation(F.silu(cond_BD)).unflatten(-1, (6, -1))
+        else:
+            assert shared_B6D is not None
+            assert self.modulation_offset is not None
+            values_B6D = shared_B6D + self.modulation_offset
+        gate1, gate2, scale1, scale2, shift1, shift2 = values_B6D.unsqueeze(1).unbind(2)
+        return Modulation(gate1, gate2, 1 + scale1, 1 + scale2, shift1, shift2)
+
+    def mlp(self, x_BLD: Tensor) -> Tensor:
+        """Linear, GELU (tanh), linear; (B,L,D) -> (B,L,D)."""
+        return self.mlp_out(F.gelu(self.mlp_in(x_BLD), approximate="tanh"))
+
+    def residual(self, x_BLD: Tensor, gate_B1D: Tensor, branch_BLD: Tensor) -> Tensor:
+        """x + gate * branch; in training the branch is dropped for some rows (drop-path)."""
+        if self.training and self.drop_path > 0:
+            keep = 1 - self.drop_path
+            mask = torch.empty_like(x_BLD[:, :1, :1]).bernoulli_(keep) / keep
+            gate_B1D = gate_B1D * mask
+        return torch.addcmul(x_BLD, gate_B1D, branch_BLD)
+
+
+@dataclass(slots=True)
+class Modulation:
+    """A block's AdaLN values (B,1,D); the scales have 1 added already."""
+
+    gate1: Tensor
+    gate2: Tensor
+    scale1: Tensor
+    scale2: Tensor
+    shift1: Tensor
+    shift2: Tensor
+
+
+@dataclass(slots=True)
+class TransformerState:
+    """One generation: AdaLN values, angles, and the keys and values of all scales so far."""
+
+    layout: Layout
+    rotate_LR: Tensor | None
+    modulations: list[Modulation]
+    keys_BLHd: list[Tensor]
+    values_BLHd: list[Tensor]
+    attend: Attend
+    scale: int = 0
+
+
+class TransformerBackbone(nn.Module):
+    """AdaLN transformer, block-causal over scales without a mask.
+
+    VAR, arXiv 2404.02905, section 3.2 and appendix; FlexVAR takes the same. Parameters N =
+    73728 depth^3 with AdaLN per block.
+    """
+
+    Config: ClassVar[type[ComponentConfig]] = TransformerConfig
+    accepts: ClassVar[frozenset[str]] = frozenset({"rotate"})
+
+    def __init__(self, config: TransformerConfig, *, facts: Facts) -> None:
+        super().__init__()
+        del facts  # everything it needs is in its options
+        attention.require(config.implementation)
+        self.config = config
+        self.width, self.head_dim = config.width, config.head_dim
+        last = max(config.depth - 1, 1)
+        self.blocks = nn.ModuleList(
+            Block(config, config.drop_path * number / last) for number in range(config.depth)
+        )
+        self.shared_modulation: nn.Linear | None = None
+        if config.shared_modulation:
+            self.shared_modulation = nn.Linear(config.width, 6 * config.width)
+        self._initialise(config)
+
+    def _initialise(self, config: TransformerConfig) -> None:
+        std = config.init_std or math.sqrt(1 / config.width / 3)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=std)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+        shrink = 1 / math.sqrt(2 * config.depth)
+        factors = torch.tensor([config.init_gate] * 2 + [config.init_modulation] * 4)
+        with torch.no_grad():
+            for block in self._blocks():
+                block.attention.out.weight.mul_(shrink)
+                block.mlp_out.weight.mul_(shrink)
+                if block.modulation is not None:
+                    rows = factors.to(block.modulation.weight.device)
+                    block.modulation.weight.unflatten(0, (6, -1)).mul_(rows[:, None, None])
+                elif block.modulation_offset is not None:
+                    nn.init.normal_(block.modulation_offset, std=1 / math.sqrt(config.width))
+                    offset = block.modulation_offset
+                    offset.mul_(factors.to(offset.device)[:, None])
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def implementation(self) -> str:
+        """The attention kernel that runs with the weights as they are."""
+        weight = self._blocks()[0].attention.out.weight
+        return attention.choose(self.config.implementation, weight.device, weight.dtype)
+
+    def forward(self, x_BLD: Tensor, cond_BD: Tensor, layout: Layout, position: Position) -> Tensor:
+        """Features (B,L,D) of all scales at once."""
+        attend = self._kernel(x_BLD)
+        for block, modulation in zip(self._blocks(), self._modulations(cond_BD), strict=True):
+
+            def attention_over_scales(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+                return attention.over_scales(attend, q, k, v, layout, scale)
+
+            q, k, v = self._qkv(block, modulation, x_BLD, position.rotate_LR)
+            x_BLD = self._finish(block, modulation, x_BLD, attention_over_scales, q, k, v)
+        return x_BLD
+
+    def start(self, cond_BD: Tensor, layout: Layout, position: Position) -> TransformerState:
+        """A state with room for all tokens of the layout."""
+        shape = (cond_BD.shape[0], layout.tokens, self.config.num_heads, self.head_dim)
+        return TransformerState(
+            layout=layout,
+            rotate_LR=position.rotate_LR,
+            modulations=self._modulations(cond_BD),
+            keys_BLHd=[cond_BD.new_empty(shape) for _ in self.blocks],
+            values_BLHd=[cond_BD.new_empty(shape) for _ in self.blocks],
+            attend=self._kernel(cond_BD),
+        )
+
+    def step(self, x_BLD: Tensor, state: TransformerState) -> Tensor:
+        """Features (B,h*w,D) of the next scale; its keys and values join the state."""
+        part = state.layout.slices[state.scale]
+        rotate_LR = None if state.rotate_LR is None else state.rotate_LR[part]
+        for number, block in enumerate(self._blocks()):
+            modulation = state.modulations[number]
+            q, k, v = self._qkv(block, modulation, x_BLD, rotate_LR)
+            keys, values = state.keys_BLHd[number], state.values_BLHd[number]
+            keys[:, part], values[:, part] = k, v
+            k, v = keys[:, : part.stop], values[:, : part.stop]
+            x_BLD = self._finish(block, modulation, x_BLD, state.attend, q, k, v)
+        state.scale += 1
+        return x_BLD
+
+    def _kernel(self, like: Tensor) -> Attend:
+        name = attention.choose(self.config.implementation, like.device, like.dtype)
+        return attention.KERNELS[name]
+
+    def _modulations(self, cond_BD: Tensor) -> list[Modulation]:
+        shared = None
+        if self.shared_modulation is not None:
+            shared = self.shared_modulation(F.silu(cond_BD)).unflatten(-1, (6, -1))
+        return [block.modulate(cond_BD, shared) for block in self._blocks()]
+
+    @staticmethod
+    def _qkv(
+        block: Block, modulation: Modulation, x_BLD: Tensor, rotate_LR: Tensor | None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        normed = modulated_norm(x_BLD, modulation.scale1, modulation.shift1)
+        return block.attention.project(normed, rotate_LR)
+
+    @staticmethod
+    def _finish(
+        block: Block,
+        modulation: Modulation,
+        x_BLD: Tensor,
+        attend: Attend,
+        q_BLHd: Tensor,
+        k_BLHd: Tensor,
+        v_BLHd: Tensor,
+    ) -> Tensor:
+        mixed = attend(q_BLHd, k_BLHd, v_BLHd, block.attention.softmax_scale).flatten(2)
+        x_BLD = block.residual(x_BLD, modulation.gate1, block.attention.out(mixed))
+        normed = modulated_norm(x_BLD, modulation.scale2, modulation.shift2)
+        return block.residual(x_BLD, modulation.gate2, block.mlp(normed))
+
+
+def modulated_norm(x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
+    """Layer norm without weights (statistics in fp32), times scale, plus shift."""
+    normed = F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=1e-6)
+    return torch.addcmul(shift_B1D, normed, scale_B1D)

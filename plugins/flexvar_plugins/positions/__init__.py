@@ -1,0 +1,1 @@
+"""Position embeddings: where a token stands in its grid."""

@@ -1,0 +1,1 @@
+"""Step schedules: the list of grids that leads to a size."""

@@ -1,0 +1,44 @@
+"""One fixed list of grids, as VAR has."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+from pydantic import Field
+
+from flexvar.config import ComponentConfig
+from flexvar.errors import FlexvarError
+from flexvar.layout import Grid, Layout
+from flexvar.protocols import Facts, Rng
+
+
+class ExplicitConfig(ComponentConfig):
+    """Options of `Explicit`. grids: each a side or [rows, columns], coarse to fine."""
+
+    grids: tuple[int | tuple[int, int], ...] = Field(min_length=1)
+
+
+class Explicit:
+    """The given list, and no other."""
+
+    Config: ClassVar[type[ComponentConfig]] = ExplicitConfig
+
+    def __init__(self, config: ExplicitConfig, *, facts: Facts) -> None:
+        del facts
+        self.layout = Layout.of(*config.grids)
+        self.layout.check_for_model()
+
+    def grids(self, last: Grid, *, steps: int | None = None, rng: Rng | None = None) -> Layout:
+        """The list. Raises `FlexvarError` for another last grid or number of steps."""
+        del rng
+        if tuple(last) != self.layout.last:
+            raise FlexvarError(
+                f"This model's list of grids is {self.layout}: it ends at {self.layout.last}, "
+                f"not at {Grid(*last)}. Ask for that size, or use the schedule 'ladder'."
+            )
+        if steps is not None and steps != len(self.layout):
+            raise FlexvarError(
+                f"steps: got {steps}; this model's list of grids, {self.layout}, has "
+                f"{len(self.layout)} - the least and the most there can be."
+            )
+        return self.layout

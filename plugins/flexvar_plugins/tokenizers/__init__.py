@@ -1,0 +1,1 @@
+"""Tokenizers: image <-> pyramid of token maps."""

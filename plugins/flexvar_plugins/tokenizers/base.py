@@ -1,0 +1,64 @@
+"""What the convolutional tokenizers have in common: everything but the meaning of a scale."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from flexvar.config import ComponentConfig
+from flexvar.layout import Layout
+from flexvar.protocols import Facts
+from flexvar_plugins.tokenizers.cnn import CnnConfig, Decoder, Encoder, check_image
+from flexvar_plugins.tokenizers.codebook import Codebook
+
+
+class CnnTokenizer(nn.Module):
+    """Encoder, projection to codes, codebook, and the way back.
+
+    A subclass says what a scale means: ``quantize``, ``fold`` and ``resize``.
+    """
+
+    Config: ClassVar[type[ComponentConfig]] = CnnConfig
+
+    def __init__(self, config: CnnConfig, *, facts: Facts, normalise: bool) -> None:
+        super().__init__()
+        del facts  # a tokenizer needs no facts beyond its own options
+        self.space = config.space
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        kernel, padding = config.projection_kernel, config.projection_kernel // 2
+        channels, code_dim = config.latent_channels, config.code_dim
+        self.to_code = nn.Conv2d(channels, code_dim, kernel, padding=padding)
+        self.from_code = nn.Conv2d(code_dim, channels, kernel, padding=padding)
+        self.codebook = Codebook(config.vocab_size, code_dim, normalise=normalise)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the convolutions; the codebook stays in fp32."""
+        return self.to_code.weight.dtype
+
+    def features(self, image_B3HW: Tensor) -> Tensor:
+        """The continuous latent (B,C,h,w), fp32, of an image (B,3,H,W) in [-1,1].
+
+        Raises `FlexvarError` if a side is no multiple of the stride.
+        """
+        check_image(image_B3HW, self.space.stride)
+        return self.to_code(self.encoder(image_B3HW.to(self.dtype))).float()
+
+    def encode(self, image_B3HW: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+        """One (B,h,w) int64 map of code indices per grid of the layout."""
+        return self.quantize(self.features(image_B3HW), layout)
+
+    def quantize(self, latent_BChw: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+        """One (B,h,w) int64 map per grid, of a latent made by ``features``."""
+        raise NotImplementedError
+
+    def lookup(self, index_Bhw: Tensor) -> Tensor:
+        """The codes (B,C,h,w), fp32, of a map of indices (B,h,w)."""
+        return self.codebook(index_Bhw)
+
+    def decode(self, latent_BChw: Tensor) -> Tensor:
+        """The image (B,3,H,W), fp32, about [-1,1] and not clamped, of a folded latent."""
+        return self.decoder(self.from_code(latent_BChw.to(self.dtype))).float()

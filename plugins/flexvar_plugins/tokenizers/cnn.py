@@ -1,0 +1,209 @@
+"""The convolutional encoder and decoder that VAR's and FlexVAR's tokenizers share.
+
+The VQGAN network of both papers: residual blocks by level, attention at the lowest level and in
+the middle, GroupNorm(32), SiLU.
+"""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from pydantic import Field, field_validator
+from torch import Tensor, nn
+
+from flexvar.config import ComponentConfig
+from flexvar.errors import FlexvarError
+from flexvar.protocols import TokenSpace
+
+GROUPS = 32
+
+
+class CnnConfig(ComponentConfig):
+    """Options of the convolutional tokenizers.
+
+    vocab_size, code_dim: the codebook. channels: width of the finest level, a multiple of 32;
+    channel_multipliers: of each level, fine to coarse - the stride is 2 per level after the
+    first. blocks: residual blocks per level (the decoder has one more). latent_channels: what
+    the encoder puts out before it is projected to code_dim. projection_kernel: size of that
+    projection and of its inverse.
+    """
+
+    vocab_size: int = Field(default=8912, ge=1)
+    code_dim: int = Field(default=32, ge=1)
+    channels: int = Field(default=128, ge=GROUPS)
+    channel_multipliers: tuple[int, ...] = Field(default=(1, 1, 2, 2, 4), min_length=1)
+    blocks: int = Field(default=2, ge=1)
+    latent_channels: int = Field(default=256, ge=1)
+    projection_kernel: int = Field(default=1, ge=1)
+
+    @field_validator("channels")
+    @classmethod
+    def _whole_groups(cls, value: int) -> int:
+        if value % GROUPS:
+            raise ValueError(f"expected a multiple of {GROUPS}, the groups of its GroupNorm")
+        return value
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent cell."""
+        return 2 ** (len(self.channel_multipliers) - 1)
+
+    @property
+    def space(self) -> TokenSpace:
+        """The tokens these options lead to."""
+        return TokenSpace(self.vocab_size, self.code_dim, self.stride)
+
+    @property
+    def widths(self) -> list[int]:
+        """Channels of each level, fine to coarse."""
+        return [self.channels * multiplier for multiplier in self.channel_multipliers]
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions behind norm and SiLU, and a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        super().__init__()
+        self.norm1 = _norm(in_channels)
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        self.norm2 = _norm(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
+        self.shortcut: nn.Module = nn.Identity()
+        if in_channels != out_channels:
+            self.shortcut = nn.Conv2d(in_channels, out_channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,in,h,w) -> (B,out,h,w)."""
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = self.conv2(F.silu(self.norm2(h)))
+        return self.shortcut(x) + h
+
+
+class SelfAttention(nn.Module):
+    """One-headed attention over all cells, and a shortcut."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = _norm(channels)
+        self.qkv = nn.Conv2d(channels, 3 * channels, 1)
+        self.out = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,h,w) -> the same shape."""
+        grid = x.shape[-2:]
+        q, k, v = self.qkv(self.norm(x)).flatten(2).mT.unsqueeze(1).chunk(3, dim=-1)
+        h = F.scaled_dot_product_attention(q, k, v).squeeze(1)
+        return x + self.out(h.mT.unflatten(2, grid))
+
+
+class Downsample(nn.Module):
+    """Half the size; padded on the right and below only, as the released weights expect."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, stride=2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,h,w) -> (B,C,h/2,w/2)."""
+        return self.conv(F.pad(x, (0, 1, 0, 1)))
+
+
+class Upsample(nn.Module):
+    """Twice the size, nearest neighbour, then a 3x3 convolution."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,h,w) -> (B,C,2h,2w)."""
+        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
+
+
+def _middle(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        ResidualBlock(channels, channels),
+        SelfAttention(channels),
+        ResidualBlock(channels, channels),
+    )
+
+
+class Encoder(nn.Module):
+    """Image (B,3,H,W) -> (B, latent_channels, H/stride, W/stride)."""
+
+    def __init__(self, config: CnnConfig) -> None:
+        super().__init__()
+        widths = config.widths
+        self.conv_in = nn.Conv2d(3, config.channels, 3, padding=1)
+        self.levels = nn.ModuleList()
+        width = config.channels
+        for number, level_width in enumerate(widths):
+            lowest = number == len(widths) - 1
+            level = nn.Sequential()
+            for _ in range(config.blocks):
+                level.append(ResidualBlock(width, level_width))
+                width = level_width
+                if lowest:
+                    level.append(SelfAttention(width))
+            if not lowest:
+                level.append(Downsample(width))
+            self.levels.append(level)
+        self.middle = _middle(width)
+        self.norm_out = _norm(width)
+        self.conv_out = nn.Conv2d(width, config.latent_channels, 3, padding=1)
+
+    def forward(self, image_B3HW: Tensor) -> Tensor:
+        """The latent before it is projected to code_dim."""
+        x = self.conv_in(image_B3HW)
+        for level in self.levels:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(self.middle(x))))
+
+
+class Decoder(nn.Module):
+    """(B, latent_channels, h, w) -> image (B,3,h*stride,w*stride), about [-1,1].
+
+    ``levels`` stand coarse to fine.
+    """
+
+    def __init__(self, config: CnnConfig) -> None:
+        super().__init__()
+        widths = config.widths[::-1]
+        width = widths[0]
+        self.conv_in = nn.Conv2d(config.latent_channels, width, 3, padding=1)
+        self.middle = _middle(width)
+        self.levels = nn.ModuleList()
+        for number, level_width in enumerate(widths):
+            level = nn.Sequential()
+            for _ in range(config.blocks + 1):
+                level.append(ResidualBlock(width, level_width))
+                width = level_width
+                if number == 0:
+                    level.append(SelfAttention(width))
+            if number < len(widths) - 1:
+                level.append(Upsample(width))
+            self.levels.append(level)
+        self.norm_out = _norm(width)
+        self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
+
+    def forward(self, latent: Tensor) -> Tensor:
+        """The picture of a latent that is projected back from code_dim."""
+        x = self.middle(self.conv_in(latent))
+        for level in self.levels:
+            x = level(x)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
+def check_image(image_B3HW: Tensor, stride: int) -> None:
+    """Raise `FlexvarError` unless it is a (B,3,H,W) tensor of whole latent cells."""
+    shape = tuple(image_B3HW.shape)
+    if len(shape) != 4 or shape[1] != 3:
+        raise FlexvarError(f"Expected an image tensor (B,3,H,W) in [-1,1], got shape {shape}.")
+    if shape[2] % stride or shape[3] % stride or 0 in shape[2:]:
+        raise FlexvarError(
+            f"An image of {shape[2]}x{shape[3]} pixels is no whole number of cells of {stride} "
+            f"pixels; resize or crop it to multiples of {stride}."
+        )

@@ -1,0 +1,100 @@
+"""VAR's tokenizer: every scale is what the coarser ones left over."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from flexvar.errors import FlexvarError
+from flexvar.layout import Grid, Layout
+from flexvar.protocols import Facts
+from flexvar_plugins.tokenizers.base import CnnTokenizer
+from flexvar_plugins.tokenizers.cnn import CnnConfig
+
+
+class ResidualConfig(CnnConfig):
+    """Options of `ResidualTokenizer`; the defaults are those of VAR's released tokenizer.
+
+    refiners: how many convolutions φ the scales share. refiner_strength: share of the
+    convolution in φ(x) = (1 - s) x + s conv(x).
+    """
+
+    vocab_size: int = Field(default=4096, ge=1)
+    channels: int = 160
+    latent_channels: int = Field(default=32, ge=1)
+    projection_kernel: int = Field(default=3, ge=1)
+    refiners: int = Field(default=4, ge=1)
+    refiner_strength: float = Field(default=0.5, ge=0, le=1)
+
+
+def refiner_index(step: int, steps: int, refiners: int) -> int:
+    """Which φ a scale takes: the nearest of ``refiners`` ticks to k/(K-1).
+
+    The ticks and their ties are those of VAR's code: float64, the first of equal distances.
+    float32 or exact fractions choose otherwise, which breaks released weights. One scale alone
+    stands at 1.
+    """
+    edge = 1 / 3 / refiners if refiners == 4 else 1 / 2 / refiners
+    ticks = np.linspace(edge, 1 - edge, refiners)
+    place = step / (steps - 1) if steps > 1 else 1.0
+    return int(np.argmin(np.abs(ticks - place)))
+
+
+class ResidualTokenizer(CnnTokenizer):
+    """Each scale quantises, at its grid, what the scales before it did not explain.
+
+    The codes of a scale are resized to the last grid, refined by φ and added to a running
+    latent (VAR, arXiv 2404.02905, algorithms 1 and 2). So a layout has to end at the latent's
+    own grid.
+    """
+
+    Config = ResidualConfig
+
+    def __init__(self, config: ResidualConfig, *, facts: Facts) -> None:
+        super().__init__(config, facts=facts, normalise=False)
+        self.refiner_strength = config.refiner_strength
+        self.refiners = nn.ModuleList(
+            nn.Conv2d(config.code_dim, config.code_dim, 3, padding=1)
+            for _ in range(config.refiners)
+        )
+
+    def quantize(self, latent_BChw: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+        """One (B,h,w) int64 map per grid. Raises unless the layout ends at the latent's grid."""
+        grid = Grid(*latent_BChw.shape[-2:])
+        if layout.last != grid:
+            raise FlexvarError(
+                f"The residual tokenizer's layout has to end at the latent's own grid {grid}, "
+                f"not at {layout.last}: {layout}."
+            )
+        maps = []
+        rest = latent_BChw.float()
+        for step, size in enumerate(layout):
+            part = rest if size == grid else F.interpolate(rest, size=tuple(size), mode="area")
+            maps.append(self.codebook.nearest(part))
+            rest = rest - self._contribution(self.lookup(maps[-1]), layout, step)
+        return tuple(maps)
+
+    def fold(
+        self, latent_BChw: Tensor | None, code_BChw: Tensor, layout: Layout, step: int
+    ) -> Tensor:
+        """The running latent, at the last grid, with this scale's codes added."""
+        code = self._contribution(code_BChw, layout, step)
+        return code if latent_BChw is None else latent_BChw + code
+
+    def resize(self, latent_BChw: Tensor, grid: Grid) -> Tensor:
+        """The input of a grid's scale: the running latent, area-resized."""
+        return F.interpolate(latent_BChw, size=tuple(grid), mode="area")
+
+    def _contribution(self, code_BChw: Tensor, layout: Layout, step: int) -> Tensor:
+        if tuple(code_BChw.shape[-2:]) != layout.last:
+            code_BChw = F.interpolate(code_BChw, size=tuple(layout.last), mode="bicubic")
+        refiner = self.refiners[refiner_index(step, len(layout), len(self.refiners))]
+        assert isinstance(refiner, nn.Conv2d)
+        # fp32 whatever the weights: rounding here would add up over the scales.
+        weight, bias = refiner.weight.float(), refiner.bias
+        assert bias is not None
+        refined = F.conv2d(code_BChw, weight, bias.float(), padding=1)
+        share = self.refiner_strength
+        return code_BChw * (1 - share) + refined * share
