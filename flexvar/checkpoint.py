@@ -84,7 +84,10 @@ def load(source: str | Path, registry: Registry | None = None) -> tuple[Checkpoi
     """
     directory = locate(source)
     config = read_config(directory)
-    parts = build_for_weights(config.model, registry)
+    try:
+        parts = build_for_weights(config.model, registry)
+    except FlexvarError as error:
+        raise CheckpointError(f"{directory / CONFIG}, model: {error}") from error.__cause__
     for name, module in _modules(parts).items():
         load_weights(module, read_tensors(directory / name), directory / name)
         module.eval()
@@ -109,7 +112,10 @@ def locate(source: str | Path) -> Path:
         return _from_hub(text)
     names = bundled_names()
     known = f" Bundled models: {', '.join(names)}." if names else ""
-    raise CheckpointError(f"There is no checkpoint directory {source}.{known}")
+    raise CheckpointError(
+        f"There is no checkpoint {source}: give a directory with {CONFIG}, or a hub id "
+        f"(owner/name).{known}"
+    )
 
 
 def bundled_names() -> list[str]:

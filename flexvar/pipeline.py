@@ -29,7 +29,7 @@ from flexvar.plugin import Registry
 from flexvar.precision import cast as cast_weights
 from flexvar.precision import parse_device, parse_dtype
 from flexvar.protocols import PositionEmbedding, Tokenizer
-from flexvar.sampling import generators
+from flexvar.sampling import generators, seed_keys
 
 Label = int | str | None
 Steps = int | Sequence[int | tuple[int, int]]
@@ -184,6 +184,28 @@ class Pipeline:
             )
         return self.parts.model
 
+    def describe(self) -> list[str]:
+        """What the pipeline is made of, a line per part."""
+        config, space = self.config.model, self.tokenizer.space
+        lines = [
+            f"tokenizer  {config.tokenizer.name}: stride {space.stride}, {space.vocab_size} codes "
+            f"of {space.code_dim} numbers"
+        ]
+        if config.backbone is not None:
+            known = ("depth", "width", "num_heads")
+            options = config.backbone.options
+            sizes = ", ".join(f"{key} {options[key]}" for key in known if key in options)
+            count = sum(p.numel() for p in self.model.parameters()) / 1e6
+            lines += [
+                f"backbone   {config.backbone.name}: {sizes or 'its defaults'}",
+                f"position   {config.position.name}",
+                f"schedule   {config.schedule.name}",
+                f"classes    {config.num_classes}",
+                f"parameters {count:.1f} M",
+                f"size       {self.size[0]}x{self.size[1]} px",
+            ]
+        return lines
+
     @property
     def class_names(self) -> tuple[str, ...] | None:
         """One name per class, if the checkpoint has them."""
@@ -214,6 +236,7 @@ class Pipeline:
         preset: str | None = None,
         seed: int | Sequence[int] | None = None,
         num: int = 1,
+        first_index: int = 0,
         output: Literal["pil", "tensor"] = "pil",
         images_per_call: int | None = None,
         on_scale: OnScale | None = None,
@@ -226,9 +249,10 @@ class Pipeline:
         given. steps: a number, or the grids themselves. guidance ... soft: see
         `SamplingSettings`; what is not given comes from ``preset``. seed: one number, or one
         per image; drawn and reported unless given. The same seed gives the same image whatever
-        the batch. output: "pil", or "tensor" for (B,3,H,W) in [0,1]. images_per_call, on_scale:
-        see `flexvar.generate.generate`. progress: a bar over the scales; by default on a
-        terminal.
+        the batch: image i of one seed has the key (seed, first_index + i), so that a long list
+        can be made in parts. output: "pil", or "tensor" for (B,3,H,W) in [0,1].
+        images_per_call, on_scale: see `flexvar.generate.generate`. progress: a bar over
+        the scales; by default on a terminal.
         Raises `FlexvarError` for anything that cannot be.
         """
         if output not in ("pil", "tensor"):
@@ -252,7 +276,7 @@ class Pipeline:
         if not isinstance(seed, int) and len(seed) != len(numbers):
             raise FlexvarError(f"seed: {len(seed)} seeds for {len(numbers)} images.")
         labels_B = torch.tensor(numbers, device=self.device)
-        sources = generators(seed, len(numbers))
+        keys = seed_keys(seed, len(numbers), first_index=first_index)
         with _progress(len(layout), progress) as advance:
 
             def after_scale(step: int, latent_BChw: Tensor, maps: tuple[Tensor, ...]) -> None:
@@ -266,16 +290,11 @@ class Pipeline:
                 labels_B,
                 layout,
                 settings,
-                sources,
+                generators(keys),
                 images_per_call=images_per_call,
                 on_scale=after_scale,
             )
             images_B3HW = self.decode(generated.latent_BChw)
-        seeds = (
-            [[seed, index] for index in range(len(numbers))]
-            if isinstance(seed, int)
-            else [[one, 0] for one in seed]
-        )
         report = {
             "flexvar": __version__,
             "model": self.config.model.backbone.name if self.config.model.backbone else None,
@@ -283,7 +302,7 @@ class Pipeline:
             "size": list(images_B3HW.shape[-2:]),
             "steps": [list(grid) for grid in layout],
             **json.loads(settings.model_dump_json(exclude_none=True)),
-            "seeds": seeds,
+            "seeds": [list(key) for key in keys],
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
         }

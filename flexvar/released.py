@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, islice
+from itertools import islice
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,11 @@ def convert(
         stride = 2 ** (len(parts.spec["channel_multipliers"]) - 1)
         if state["pos_1LC"].ndim == 4:
             presets = FLEXVAR_PRESETS
+            steps: tuple[int, int] | None
             # The table has twice the side of the training latent.
             side = scales[-1] if scales else max(1, state["pos_1LC"].shape[-1] // 2)
-            steps = (6, 10)
+            # The released code's training lists; another list says nothing of its own.
+            steps = None if scales else (6, 10)
         else:
             presets = VAR_PRESETS
             side = config["schedule"]["grids"][-1]
@@ -134,7 +137,9 @@ def read_released(path: str | Path) -> Any:
     if path.suffix == ".safetensors":
         return read_tensors(path)
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old pickle protocols, which are read all the same
+            return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "global" in str(error).lower():
             name = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -145,8 +150,9 @@ def read_released(path: str | Path) -> Any:
             ) from None
         raise CheckpointError(f"{path} is truncated or no PyTorch file.") from None
     except (RuntimeError, EOFError, OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        reason = str(error).strip().splitlines()[0] if str(error) else type(error).__name__
-        raise CheckpointError(f"{path} is truncated or no PyTorch file ({reason}).") from None
+        reason = str(error).strip().split(". ")[0].splitlines()
+        detail = f" ({reason[0]})" if reason and not isinstance(error, KeyError) else ""
+        raise CheckpointError(f"{path} is truncated or no PyTorch file{detail}.") from None
 
 
 def _find(data: Any, marker: str) -> State | None:
@@ -361,7 +367,9 @@ def _training_list(state: State, scales: Sequence[int] | None) -> list[int]:
     for known in VAR_LISTS:
         if sum(side * side for side in known) == length and count in (None, len(known)):
             return list(known)
-    found = list(islice(_lists(length, count), 2)) if count is not None else []
+    found: list[list[int]] = []
+    if count is not None:
+        found = [[1, *rest] for rest in islice(_lists(length - 1, count - 1, 1), 2)]
     if len(found) == 1:
         return found[0]
     several = f", for example {found[0]} or {found[1]}" if found else ""
@@ -371,16 +379,17 @@ def _training_list(state: State, scales: Sequence[int] | None) -> list[int]:
     )
 
 
-def _lists(length: int, count: int) -> Iterator[list[int]]:
-    """Rising lists of ``count`` sides from 1 on whose squares sum to ``length``."""
-    for middle in combinations(range(2, isqrt(length) + 1), max(count - 2, 0)):
-        last = isqrt(length - 1 - sum(side * side for side in middle)) if count > 1 else 1
-        sides = [1, *middle, last] if count > 1 else [1]
-        if (
-            last > sides[-2 if count > 1 else 0] - (count == 1)
-            and sum(side * side for side in sides) == length
-        ):
-            yield sides
+def _lists(cells: int, count: int, above: int) -> Iterator[list[int]]:
+    """Rising lists of ``count`` sides over ``above`` whose squares sum to ``cells``."""
+    if count == 0:
+        if cells == 0:
+            yield []
+        return
+    for side in range(above + 1, isqrt(max(cells, 0)) + 1):
+        if sum((side + more) ** 2 for more in range(count)) > cells:
+            return
+        for rest in _lists(cells - side * side, count - 1, side):
+            yield [side, *rest]
 
 
 def _check_pair(model: State, tokenizer: State) -> None:

@@ -103,17 +103,21 @@ def soft_weights(logits_BLV: Tensor, gumbel_BLV: Tensor, ratio: float) -> Tensor
     return F.softmax((logits_BLV * (1 + ratio) + gumbel_BLV) / temperature, dim=-1)
 
 
-def generators(seed: int | Sequence[int], count: int) -> list[torch.Generator]:
-    """One CPU generator per image, keyed by (seed, index).
+def seed_keys(
+    seed: int | Sequence[int], count: int, *, first_index: int = 0
+) -> list[tuple[int, int]]:
+    """The key (seed, index) of each image.
 
-    A single seed gives image i the key (seed, i); a list gives each image the key (its seed,
-    0), so that image 0 of a seed can be made again alone or anywhere in a batch.
+    A single seed gives image i the key (seed, first_index + i); a list gives each image the key
+    (its seed, 0), so that image 0 of a seed can be made again alone or anywhere in a batch.
     """
-    keys = (
-        [(seed, index) for index in range(count)]
-        if isinstance(seed, int)
-        else [(one, 0) for one in seed]
-    )
+    if isinstance(seed, int):
+        return [(seed, first_index + index) for index in range(count)]
+    return [(one, 0) for one in seed]
+
+
+def generators(keys: Sequence[tuple[int, int]]) -> list[torch.Generator]:
+    """One CPU generator per key (seed, index)."""
     result = []
     for key in keys:
         words = np.random.SeedSequence([part % 2**64 for part in key]).generate_state(1, np.uint64)

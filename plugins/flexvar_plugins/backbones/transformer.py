@@ -53,12 +53,11 @@ class TransformerConfig(ComponentConfig):
         """Width and heads follow from the depth unless given (VAR, section 4.1)."""
         if not isinstance(data, dict):
             return data
-        depth = data.get("depth", 16)
-        width = data.get("width", 64 * depth if isinstance(depth, int) else None)
-        derived: dict[str, Any] = {} if width is None else {"width": width}
-        if isinstance(width, int):
-            derived["num_heads"] = max(1, width // 64)
-        return derived | data
+        try:
+            width = int(data.get("width", 64 * int(data.get("depth", 16))))
+        except (TypeError, ValueError):
+            width = 64  # so that the wrong value is what gets reported
+        return {"width": width, "num_heads": max(1, width // 64)} | data
 
     @model_validator(mode="after")
     def _whole_heads(self) -> Self:

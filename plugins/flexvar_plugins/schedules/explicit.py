@@ -34,7 +34,8 @@ class Explicit:
         if tuple(last) != self.layout.last:
             raise FlexvarError(
                 f"This model's list of grids is {self.layout}: it ends at {self.layout.last}, "
-                f"not at {Grid(*last)}. Ask for that size, or use the schedule 'ladder'."
+                f"not at {Grid(*last)}. Ask for its own size; a model with learned2d positions "
+                "and the schedule 'ladder' takes any."
             )
         if steps is not None and steps != len(self.layout):
             raise FlexvarError(

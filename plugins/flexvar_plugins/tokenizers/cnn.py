@@ -6,6 +6,7 @@ the middle, GroupNorm(32), SiLU.
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
 from torch import Tensor, nn
@@ -58,8 +59,18 @@ class CnnConfig(ComponentConfig):
         return [self.channels * multiplier for multiplier in self.channel_multipliers]
 
 
-def _norm(channels: int) -> nn.GroupNorm:
-    return nn.GroupNorm(GROUPS, channels, eps=1e-6)
+class GroupNorm(nn.GroupNorm):
+    """GroupNorm over 32 groups that also takes a single value per group.
+
+    torch's module refuses that, which a 1x1 latent of a narrow network is.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(GROUPS, channels, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B,C,h,w) -> the same shape."""
+        return torch.group_norm(x, GROUPS, self.weight, self.bias, self.eps)
 
 
 class ResidualBlock(nn.Module):
@@ -67,9 +78,9 @@ class ResidualBlock(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
-        self.norm1 = _norm(in_channels)
+        self.norm1 = GroupNorm(in_channels)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = _norm(out_channels)
+        self.norm2 = GroupNorm(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:
@@ -87,7 +98,7 @@ class SelfAttention(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.norm = _norm(channels)
+        self.norm = GroupNorm(channels)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
@@ -152,7 +163,7 @@ class Encoder(nn.Module):
                 level.append(Downsample(width))
             self.levels.append(level)
         self.middle = _middle(width)
-        self.norm_out = _norm(width)
+        self.norm_out = GroupNorm(width)
         self.conv_out = nn.Conv2d(width, config.latent_channels, 3, padding=1)
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
@@ -186,7 +197,7 @@ class Decoder(nn.Module):
             if number < len(widths) - 1:
                 level.append(Upsample(width))
             self.levels.append(level)
-        self.norm_out = _norm(width)
+        self.norm_out = GroupNorm(width)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:

@@ -1,0 +1,5 @@
+"""``python -m flexvar``: the command line."""
+
+from flexvar.cli import main
+
+main()

@@ -1,0 +1,64 @@
+"""The command line: one file per command, each light until its command runs."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import typer
+
+from flexvar import __version__
+from flexvar.cli.convert import convert
+from flexvar.cli.generate import generate
+from flexvar.cli.plugins import plugins
+from flexvar.errors import FlexvarError
+
+app = typer.Typer(
+    name="flexvar",
+    help="Generate images by next-scale prediction, from swappable parts.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for command in (generate, convert, plugins):
+    app.command()(command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"flexvar {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(
+        False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
+    ),
+    verbose: bool = typer.Option(
+        False, "--verbose", "-v", help="Log what is chosen and why, to standard error."
+    ),
+) -> None:
+    if verbose:
+        import logging
+
+        logging.basicConfig(format="%(name)s: %(message)s", stream=sys.stderr)
+        logging.getLogger("flexvar").setLevel(logging.INFO)
+
+
+def main(arguments: list[str] | None = None) -> Any:
+    """Run a command. A user's mistake ends with its message on standard error and exit code 2."""
+    import warnings
+
+    # The place in flexvar's source that warns says nothing to who runs a command.
+    warnings.showwarning = _show_warning
+    try:
+        return app(arguments)
+    except FlexvarError as error:
+        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
+        sys.exit(2)
+
+
+def _show_warning(message: Any, *_: Any, **__: Any) -> None:
+    typer.secho(f"Warning: {message}", fg=typer.colors.YELLOW, err=True)
