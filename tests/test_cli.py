@@ -99,7 +99,7 @@ def test_unknown_options_and_commands():
     assert "No such command" in run("genrate", code=2).stderr
 
 
-@pytest.mark.parametrize("command", [[], ["generate"], ["convert"], ["plugins"]])
+@pytest.mark.parametrize("command", [[], ["generate"], ["convert"], ["plugins"], ["doctor"]])
 def test_help(command):
     text = run(*command, "--help").stdout
     assert "Usage: " in text
@@ -116,6 +116,16 @@ def test_plugins():
     assert kinds == {"tokenizer", "backbone", "position", "schedule"}
     disabled = run("plugins", FLEXVAR_DISABLE="flexvar:builtin").stdout
     assert "multiscale" not in disabled
+
+
+def test_doctor():
+    text = run("doctor").stdout
+    assert "flash      no   flash_attn: ModuleNotFoundError" in text or "flash      yes" in text
+    assert "auto on cpu in bfloat16: sdpa" in text
+    data = json.loads(run("doctor", "--json").stdout)
+    kernels = {k["name"]: k for k in data["backbones"]["transformer"]["kernels"]}
+    assert kernels["sdpa"]["available"]
+    assert kernels["flash"]["available"] or "pip install" in kernels["flash"]["install"]
 
 
 def test_help_and_plugins_import_no_torch():

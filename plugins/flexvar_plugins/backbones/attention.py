@@ -18,6 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flexvar.errors import PluginError
+from flexvar.kernels import Kernel
 from flexvar.layout import Layout
 
 Implementation = Literal["auto", "eager", "sdpa", "flash"]
@@ -92,6 +93,21 @@ def why_not_flash(device: torch.device, dtype: torch.dtype) -> str:
     if dtype not in (torch.float16, torch.bfloat16):
         return f"flash-attn takes fp16 and bf16, the model is in {dtype}".replace("torch.", "")
     return "" if probe_flash().function else probe_flash().reason
+
+
+def kernels() -> tuple[Kernel, ...]:
+    """All implementations, and whether they are installed."""
+    found = probe_flash()
+    return (
+        Kernel("eager", True, "plain reference, any device"),
+        Kernel("sdpa", True, "torch's own, any device"),
+        Kernel(
+            "flash",
+            found.function is not None,
+            found.reason or f"{found.package}; CUDA, fp16 or bf16",
+            "" if found.function else FLASH_INSTALL,
+        ),
+    )
 
 
 @cache

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from flexvar.config import ComponentConfig
+from flexvar.kernels import Kernel
 from flexvar.layout import Layout
 from flexvar.protocols import Facts, Position
 from flexvar_plugins.backbones import attention
@@ -213,6 +214,16 @@ class TransformerBackbone(nn.Module):
                     nn.init.normal_(block.modulation_offset, std=1 / math.sqrt(config.width))
                     offset = block.modulation_offset
                     offset.mul_(factors.to(offset.device)[:, None])
+
+    @classmethod
+    def kernels(cls) -> tuple[Kernel, ...]:
+        """The attention kernels, and whether they can be had here."""
+        return attention.kernels()
+
+    @classmethod
+    def auto(cls, device: torch.device, dtype: torch.dtype) -> str:
+        """The attention kernel that ``auto`` takes on a device in a dtype."""
+        return attention.choose("auto", device, dtype)
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
