@@ -5,12 +5,21 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import (
+    Image,
+    ImageCms,
+    ImageDraw,
+    ImageFont,
+    ImageOps,
+    PngImagePlugin,
+    UnidentifiedImageError,
+)
 from torch import Tensor
 
 from flexvar.errors import FlexvarError
@@ -18,28 +27,74 @@ from flexvar.errors import FlexvarError
 SETTINGS_KEY = "flexvar"
 
 
-def open_image(path: str | Path) -> Image.Image:
-    """The picture in a file, upright and in RGB. Raises `FlexvarError` if there is none."""
+def open_image(
+    source: str | Path | BinaryIO, *, enough: tuple[int, int] | None = None, name: str = ""
+) -> Image.Image:
+    """The picture in a file, upright and in RGB; of several the first.
+
+    enough: (height, width) beyond which pixels are not needed; a JPEG may then be decoded at a
+    half, a quarter or an eighth of its size, but not below it. name: what messages call an open
+    file.
+    Raises `FlexvarError` if there is none, or it cannot be read.
+    """
+    name = name or str(source)
     try:
-        with Image.open(path) as image:
+        with Image.open(source) as image:
+            if enough is not None:
+                # Both ways round, as the EXIF may say that it lies on its side.
+                side = max(enough)
+                image.draft(None, (side, side))
             return to_rgb(image)
     except FileNotFoundError:
-        raise FlexvarError(f"There is no picture {path}.") from None
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise FlexvarError(f"{path} cannot be read as a picture: {error}") from None
+        raise FlexvarError(f"There is no picture {name}.") from None
+    except UnidentifiedImageError:
+        raise FlexvarError(f"{name} cannot be read as a picture: not a known format") from None
+    except Exception as error:
+        # In damaged files Pillow's decoders stumble over anything: struct.error, IndexError, ...
+        raise FlexvarError(f"{name} cannot be read as a picture: {error}") from None
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode in RGB: turned upright by its EXIF, transparency on white."""
+    """A picture of any mode in RGB: turned upright by its EXIF, transparency on white.
+
+    Grey of 16 bits is scaled, not clipped; floating point is taken as [0,1] if nothing is above
+    1, else as [0,255].
+    """
     image = ImageOps.exif_transpose(image)
-    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
-        # Pillow clips 16-bit grey at 255 instead of scaling it.
-        values = np.asarray(image, dtype=np.float32) / 257
-        image = Image.fromarray(values.clip(0, 255).round().astype(np.uint8))
+    if image.mode.startswith("I") or image.mode == "F":
+        image = _eight_bits(image)
+    if image.mode == "CMYK":
+        image = _from_cmyk(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits as mode L, which Pillow itself would clip at 255."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float64))
+    highest = values.max(initial=0)
+    if image.mode == "F":
+        white = 1 if highest <= 1 else 255
+    else:
+        # Mode I holds 32 bits, but is mostly read from files of 16.
+        white = 65535 if highest <= 65535 else 2**31 - 1
+    return Image.fromarray((values * (255 / white)).clip(0, 255).round().astype(np.uint8))
+
+
+def _from_cmyk(image: Image.Image) -> Image.Image:
+    """CMYK by its own profile, as print inks are far from pure colours; without one, plainly."""
+    profile = image.info.get("icc_profile")
+    if profile:
+        try:
+            source = ImageCms.ImageCmsProfile(BytesIO(profile))
+            target = ImageCms.createProfile("sRGB")
+            converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
+            return converted if converted is not None else image
+        except (ImageCms.PyCMSError, OSError):
+            pass
     return image.convert("RGB")
 
 
@@ -68,6 +123,32 @@ def contact_sheet(images: Sequence[Image.Image], gap: int = 2) -> Image.Image:
     for number, image in enumerate(images):
         row, column = divmod(number, columns)
         sheet.paste(image, (column * (width + gap), row * (height + gap)))
+    return sheet
+
+
+def labelled_sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]], *, scale: int = 1, gap: int = 2
+) -> Image.Image:
+    """Pictures of one size in rows, each with its name on the left, on white.
+
+    scale: by how much every pixel is enlarged.
+    """
+    if not any(pictures for _, pictures in rows):
+        raise FlexvarError("There is no picture to put on a sheet.")
+    width, height = next(pictures[0].size for _, pictures in rows if pictures)
+    width, height = width * scale, height * scale
+    font = ImageFont.load_default(14)
+    margin = int(max(font.getlength(name) for name, _ in rows)) + 12
+    columns = max(len(pictures) for _, pictures in rows)
+    size = (margin + columns * (width + gap) - gap, len(rows) * (height + gap) - gap)
+    sheet = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(sheet)
+    for row, (name, pictures) in enumerate(rows):
+        top = row * (height + gap)
+        draw.text((4, top + height // 2), name, fill="black", font=font, anchor="lm")
+        for column, picture in enumerate(pictures):
+            enlarged = picture.resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(enlarged, (margin + column * (width + gap), top))
     return sheet
 
 

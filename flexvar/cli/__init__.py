@@ -9,6 +9,7 @@ import typer
 
 from flexvar import __version__
 from flexvar.cli.convert import convert
+from flexvar.cli.data import data
 from flexvar.cli.doctor import doctor
 from flexvar.cli.generate import generate
 from flexvar.cli.plugins import plugins
@@ -22,7 +23,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, convert, plugins, doctor):
+for command in (generate, convert, data, plugins, doctor):
     app.command()(command)
 
 

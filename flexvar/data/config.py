@@ -1,0 +1,73 @@
+"""What to train on and how pictures become samples."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from flexvar.config import ComponentConfig
+
+Side = Annotated[int, Field(ge=1)]
+Split = Literal["train", "val"]
+
+
+class DataConfig(ComponentConfig):
+    """A source of pictures and the rule that crops them: ``data: {source: photos, size: 64}``.
+
+    source: "photos" or "digits"; a folder ROOT/CLASS/*, ROOT/train/CLASS/* with an optional
+    ROOT/val/CLASS/*, or pictures side by side (one class); or WebDataset shards: a folder of
+    .tar files, one of them, a pattern such as ``shards/train-{000..031}.tar``, or an address.
+    A folder that is called like a built-in set is written ``./photos``.
+    size: pixels of a sample, a number or (height, width).
+
+    What is left out suits the source:
+
+    =============  ============================================  ========  ========  =======
+    option         meaning                                       usual     photos    digits
+    =============  ============================================  ========  ========  =======
+    crop           "random": resize so that ``resize`` x size    random    resized   random
+                   is covered, cut size out at random (VAR);
+                   "resized": a random box, resized to size
+    resize         see there; validation takes the middle        1.125     1         1
+    flip           mirror every second sample                    true      true      false
+    val_fraction   share held out of training where the source   0.1       0.2       0.2
+                   has no split of its own; 0 for none
+    =============  ============================================  ========  ========  =======
+
+    crop_range: least and greatest side of a "resized" box, as a share of the largest box of that
+    shape in the picture. classes: only these, numbered in this order. samples: pictures in
+    shards that cannot be counted beforehand (addresses). cache_mb: MiB of resized pictures each
+    process keeps, so that large photographs are decoded once; the samples do not depend on it.
+    """
+
+    source: str
+    size: Side | tuple[Side, Side] = 64
+    crop: Literal["random", "resized"] | None = None
+    resize: float | None = Field(default=None, ge=1, le=8)
+    crop_range: tuple[float, float] = (0.4, 1.0)
+    flip: bool | None = None
+    val_fraction: float | None = Field(default=None, ge=0, lt=1)
+    classes: tuple[str, ...] | None = None
+    samples: int | None = Field(default=None, ge=1)
+    cache_mb: int = Field(default=256, ge=0)
+
+    @field_validator("crop_range")
+    @classmethod
+    def _rising_shares(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1] <= 1:
+            raise ValueError("expected two shares, 0 < least <= greatest <= 1")
+        return value
+
+    @model_validator(mode="after")
+    def _classes_once(self) -> DataConfig:
+        if self.classes is not None and len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"classes names a class twice: {', '.join(self.classes)}")
+        if self.classes == ():
+            raise ValueError("classes is empty; name at least one, or leave it out for all")
+        return self
+
+    @property
+    def height_width(self) -> tuple[int, int]:
+        """Pixels of a sample as (height, width)."""
+        return (self.size, self.size) if isinstance(self.size, int) else self.size

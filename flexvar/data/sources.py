@@ -1,0 +1,126 @@
+"""Where pictures come from: what every kind of source gives, and the choice between them."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+from PIL import Image
+
+from flexvar.data.config import DataConfig, Split
+from flexvar.errors import FlexvarError
+
+if TYPE_CHECKING:
+    from flexvar.data.shards import ShardPictures
+
+BUILT_IN = ("photos", "digits")
+
+
+@dataclass(frozen=True, slots=True)
+class Defaults:
+    """What a source suggests for the options that a config leaves out."""
+
+    crop: Literal["random", "resized"] = "random"
+    resize: float = 1.125
+    flip: bool = True
+
+
+class Raw(NamedTuple):
+    """A picture of a shard as it stands there: its name, class number, and encoded bytes."""
+
+    name: str
+    label: int
+    data: bytes
+
+
+class Pictures(Protocol):
+    """One split of a source. ``repeats``: training samples per picture in one epoch.
+
+    ``open`` gives it upright in RGB, and may give it smaller than it is stored, but not below
+    ``enough`` (height, width). It raises a `FlexvarError` for one that cannot be read.
+    ``state`` is a text that changes with the pictures.
+    """
+
+    repeats: int
+
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str: ...
+
+    def label(self, index: int) -> int: ...
+
+    def open(self, index: int, enough: tuple[int, int]) -> Image.Image: ...
+
+    def state(self) -> str: ...
+
+
+class Source(Protocol):
+    """Pictures with classes, in one or two splits."""
+
+    class_names: tuple[str, ...]
+    defaults: Defaults
+
+    def pictures(self, split: Split) -> Pictures | ShardPictures: ...
+
+
+def open_source(config: DataConfig) -> Source:
+    """The source that a config names. Raises `FlexvarError` where there is none."""
+    from flexvar.data import builtin, folders, shards
+    from flexvar.data.shard_files import names_shards
+
+    if config.source in BUILT_IN and Path(config.source).is_dir():
+        warnings.warn(
+            f"{config.source!r} means the built-in set; the folder here of that name is "
+            f"./{config.source}.",
+            stacklevel=2,
+        )
+    if config.source == "photos":
+        return builtin.Photos(config)
+    if config.source == "digits":
+        return builtin.Digits(config)
+    if names_shards(config.source):
+        return shards.Shards(config)
+    path = Path(config.source).expanduser()
+    if not path.exists():
+        near = get_close_matches(config.source, BUILT_IN, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise FlexvarError(
+            f"data source {config.source!r}: there is no such folder, and the built-in sets are "
+            f"{' and '.join(BUILT_IN)}.{hint}"
+        )
+    if not path.is_dir():
+        raise FlexvarError(
+            f"data source {config.source!r} is a file; name the folder that holds the pictures."
+        )
+    return folders.Folder(config)
+
+
+def choose_classes(found: Sequence[str], wanted: Sequence[str] | None) -> tuple[str, ...]:
+    """The classes to use, in order: those wanted, or all. Raises for one that is not there."""
+    if wanted is None:
+        return tuple(found)
+    for name in wanted:
+        if name not in found:
+            near = get_close_matches(name, found, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            some = ", ".join(found[:20]) + (", ..." if len(found) > 20 else "")
+            raise FlexvarError(f"classes: there is no class {name!r}.{hint} Classes: {some}.")
+    return tuple(wanted)
+
+
+def order_of(name: str) -> bytes:
+    """A key that sorts names in an order that looks random and never changes."""
+    return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+
+
+def no_validation(config: DataConfig, why: str) -> FlexvarError:
+    """The error for a source without validation pictures."""
+    return FlexvarError(
+        f"data source {config.source!r} has no validation pictures: {why}. Raise val_fraction, "
+        "add pictures, or put some into a val folder beside train."
+    )
