@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from flexvar.protocols import Facts as Facts
     from flexvar.protocols import Position as Position
     from flexvar.protocols import PrefixBackbone as PrefixBackbone
+    from flexvar.protocols import PrefixConfig as PrefixConfig
     from flexvar.protocols import TokenSpace as TokenSpace
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ _HOMES = {
     "Pipeline": "flexvar.pipeline",
     "Position": "flexvar.protocols",
     "PrefixBackbone": "flexvar.protocols",
+    "PrefixConfig": "flexvar.protocols",
     "Registry": "flexvar.plugin",
     "SamplingSettings": "flexvar.generate",
     "TokenSpace": "flexvar.protocols",

@@ -121,6 +121,9 @@ def build_for_weights(config: ModelConfig, registry: Registry | None = None) -> 
         with torch.device("cpu"):
             return build(config, registry)
     for module in parts.modules():
+        if shared_weights(module):
+            with torch.device("cpu"):
+                return build(config, registry)
         for part in module.modules():
             for name, buffer in part.named_buffers(recurse=False):
                 if name not in part._non_persistent_buffers_set:
@@ -130,6 +133,16 @@ def build_for_weights(config: ModelConfig, registry: Registry | None = None) -> 
                         return build(config, registry)
                 setattr(part, name, torch.empty_like(buffer, device="cpu"))
     return parts
+
+
+def shared_weights(module: nn.Module) -> dict[str, str]:
+    """Names under which a weight appears again -> its first name; empty if none is shared."""
+    first: dict[int, str] = {}
+    again = {}
+    for name, parameter in module.named_parameters(remove_duplicate=False):
+        if first.setdefault(id(parameter), name) != name:
+            again[name] = first[id(parameter)]
+    return again
 
 
 def _choose(registry: Registry, kind: Kind, spec: ComponentSpec, *, build: bool = True) -> Choice:

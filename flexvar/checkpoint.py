@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from flexvar import __version__
-from flexvar.build import Parts, build_for_weights
+from flexvar.build import Parts, build_for_weights, shared_weights
 from flexvar.config import ComponentConfig, ModelConfig, parse
 from flexvar.errors import CheckpointError, FlexvarError
 from flexvar.generate import SamplingSettings
@@ -63,7 +63,12 @@ def save(directory: str | Path, config: CheckpointConfig, parts: Parts) -> Path:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         for name, module in _modules(parts).items():
-            tensors = {k: v.detach().contiguous() for k, v in module.state_dict().items()}
+            aliases = shared_weights(module)
+            tensors = {
+                key: value.detach().contiguous()
+                for key, value in module.state_dict().items()
+                if key not in aliases
+            }
             _write(directory / name, partial(save_file, tensors))
         if parts.model is None:
             (directory / MODEL).unlink(missing_ok=True)
@@ -184,6 +189,11 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: objec
     and what the weights look like, unless they fit exactly.
     """
     wanted = module.state_dict()
+    aliases = shared_weights(module)
+    tensors = {
+        **{name: tensors[first] for name, first in aliases.items() if first in tensors},
+        **tensors,
+    }
     missing = [name for name in wanted if name not in tensors]
     unexpected = [name for name in tensors if name not in wanted]
     reshaped = [
@@ -208,7 +218,8 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: objec
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
     }
-    module.load_state_dict(floats, assign=True)
+    # Assigning would part weights that are shared; a module with such weights is never on meta.
+    module.load_state_dict(floats, assign=not aliases)
 
 
 def _look_alike(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:

@@ -12,10 +12,6 @@ are checked against each other before any weight is made.
 A whole third-party backbone, on `PrefixBackbone`::
 
     class MeanMixer(flexvar.PrefixBackbone):
-        class Config(flexvar.ComponentConfig):
-            width: int = 64
-            head_dim: int = 64
-
         def __init__(self, config, *, facts):
             super().__init__(config, facts=facts)
             self.mix = torch.nn.Linear(config.width, config.width)
@@ -34,6 +30,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from flexvar.config import ComponentConfig
@@ -110,6 +107,41 @@ class Tokenizer(Protocol):
     def resize(self, latent_BChw: Tensor, grid: Grid) -> Tensor: ...
 
     def decode(self, latent_BChw: Tensor) -> Tensor: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerOutput:
+    """What a training pass of a tokenizer gives.
+
+    reconstructions: pictures (B,3,H,W), about [-1,1], each to be compared with the image resized
+    to its size; the last one has the image's own size. maps: the chosen codes (B,h,w) int64 of
+    each grid asked for. vectors: what was compared with the codes, (B,C,h,w) fp32 without
+    gradient, one per map. codebook_loss pulls codes to the vectors, commitment_loss vectors to
+    the codes; both are scalars, weighted by the caller.
+    """
+
+    reconstructions: tuple[Tensor, ...]
+    maps: tuple[Tensor, ...]
+    vectors: tuple[Tensor, ...]
+    codebook_loss: Tensor
+    commitment_loss: Tensor
+
+
+@runtime_checkable
+class TrainableTokenizer(Tokenizer, Protocol):
+    """A tokenizer that stage 1 of training can train.
+
+    ``forward`` encodes an image (B,3,H,W) at the given grids - the last is the latent's own -
+    and decodes with gradients straight through the choice of codes; without ``quantise`` it
+    decodes the continuous latent, and the codebook losses are 0. ``codes`` is the codebook (V,C)
+    itself: data initialisation and revival of unused codes write rows of ``vectors`` into it.
+    """
+
+    codes: nn.Parameter
+
+    def forward(
+        self, image_B3HW: Tensor, grids: Sequence[Grid], *, quantise: bool = True
+    ) -> TokenizerOutput: ...
 
 
 @runtime_checkable
@@ -189,14 +221,21 @@ class PrefixState:
     scale: int = 0
 
 
+class PrefixConfig(ComponentConfig):
+    """Options that every `PrefixBackbone` has: width D, and channels of a head."""
+
+    width: int = Field(default=64, ge=1)
+    head_dim: int = Field(default=64, ge=1)
+
+
 class PrefixBackbone(nn.Module):
     """A backbone that needs only ``forward``: ``step`` runs it again over the whole prefix.
 
-    Slower than a backbone with a state of its own, and right. Give the subclass a ``Config``
-    with ``width`` and ``head_dim``.
+    Slower than a backbone with a state of its own, and right. A subclass with more options
+    gives itself a ``Config`` that derives from `PrefixConfig`.
     """
 
-    Config: ClassVar[type[ComponentConfig]] = ComponentConfig
+    Config: ClassVar[type[ComponentConfig]] = PrefixConfig
     accepts: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: Any, *, facts: Facts) -> None:

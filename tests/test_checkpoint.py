@@ -175,3 +175,46 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(tiny, folder, monkeypatch
     with pytest.raises(KeyboardInterrupt):
         tiny.save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+
+
+def test_shared_weights_are_written_once_and_stay_shared(tmp_path):
+    from conftest import TINY
+
+    from flexvar import Component, Registry, hookimpl
+
+    class Plugin:
+        @hookimpl
+        def flexvar_backbones(self):
+            yield Component(name="tied", target="test_checkpoint:Tied")
+
+    def registry():
+        result = Registry()
+        result.add(Plugin())
+        return result
+
+    config = {**TINY, "backbone": {"name": "tied"}}
+    pipe = Pipeline.from_config(config, registry=registry())
+    pipe.save_pretrained(tmp_path / "tied")
+    again = Pipeline.from_pretrained(tmp_path / "tied", registry=registry())
+    assert again.model.backbone.one.weight is again.model.backbone.two.weight
+    assert torch.equal(again.model.backbone.two.weight, pipe.model.backbone.two.weight)
+    assert "backbone.two.weight" not in load_file(tmp_path / "tied" / "model.safetensors")
+
+
+def _tied():
+    from flexvar import PrefixBackbone
+
+    class Tied(PrefixBackbone):
+        def __init__(self, config, *, facts):
+            super().__init__(config, facts=facts)
+            self.one = torch.nn.Linear(config.width, config.width)
+            self.two = torch.nn.Linear(config.width, config.width)
+            self.two.weight = self.one.weight
+
+        def forward(self, x_BLD, cond_BD, layout, position):
+            return self.two(self.one(x_BLD))
+
+    return Tied
+
+
+Tied = _tied()

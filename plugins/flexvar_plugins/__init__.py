@@ -26,11 +26,16 @@ def flexvar_tokenizers() -> Iterable[Component]:
 
 @hookimpl
 def flexvar_backbones() -> Iterable[Component]:
-    """The transformer of VAR and FlexVAR."""
+    """The transformer of VAR and FlexVAR, and FlexVAR's ablation with Mamba."""
     yield Component(
         name="transformer",
         target=f"{_HERE}.backbones.transformer:TransformerBackbone",
         summary="Attention over all coarser scales, AdaLN; eager, sdpa or flash kernels",
+    )
+    yield Component(
+        name="mamba",
+        target=f"{_HERE}.backbones.mamba:MambaBackbone",
+        summary="Mamba-2 along eight zigzag paths, AdaLN; the state is handed from scale to scale",
     )
 
 

@@ -178,6 +178,11 @@ class TransformerBackbone(nn.Module):
 
     Config: ClassVar[type[ComponentConfig]] = TransformerConfig
     accepts: ClassVar[frozenset[str]] = frozenset({"rotate"})
+    contract_options = (
+        {"depth": 2, "width": 64, "num_heads": 2},
+        {"depth": 2, "width": 64, "shared_modulation": True, "drop_path": 0.2},
+        {"depth": 2, "width": 64, "qk_norm": False, "implementation": "eager"},
+    )
 
     def __init__(self, config: TransformerConfig, *, facts: Facts) -> None:
         super().__init__()

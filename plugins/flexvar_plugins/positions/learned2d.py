@@ -37,6 +37,7 @@ class Learned2d(nn.Module):
 
     Config: ClassVar[type[ComponentConfig]] = Learned2dConfig
     provides: ClassVar[frozenset[str]] = frozenset({"add"})
+    contract_options = ({}, {"side": 16, "resize": "bilinear"}, {"trainable": False})
 
     def __init__(self, config: Learned2dConfig, *, facts: Facts) -> None:
         super().__init__()

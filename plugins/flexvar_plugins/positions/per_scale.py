@@ -33,6 +33,10 @@ class PerScale(nn.Module):
 
     Config: ClassVar[type[ComponentConfig]] = PerScaleConfig
     provides: ClassVar[frozenset[str]] = frozenset({"add"})
+    contract_options = (
+        {"grids": (1, 2, (2, 3), 4)},
+        {"grids": (1, 2, (2, 3), 4), "subsets": True, "step_embedding": False},
+    )
 
     def __init__(self, config: PerScaleConfig, *, facts: Facts) -> None:
         super().__init__()

@@ -22,6 +22,7 @@ class Explicit:
     """The given list, and no other."""
 
     Config: ClassVar[type[ComponentConfig]] = ExplicitConfig
+    contract_options = ({"grids": (1, 2, (2, 3), 4)}, {"grids": (1, (3, 5))})
 
     def __init__(self, config: ExplicitConfig, *, facts: Facts) -> None:
         del facts

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from flexvar.config import ComponentConfig
-from flexvar.layout import Layout
-from flexvar.protocols import Facts
+from flexvar.layout import Grid, Layout
+from flexvar.protocols import Facts, TokenizerOutput
 from flexvar_plugins.tokenizers.cnn import CnnConfig, Decoder, Encoder, check_image
 from flexvar_plugins.tokenizers.codebook import Codebook
 
@@ -17,7 +18,8 @@ from flexvar_plugins.tokenizers.codebook import Codebook
 class CnnTokenizer(nn.Module):
     """Encoder, projection to codes, codebook, and the way back.
 
-    A subclass says what a scale means: ``quantize``, ``fold`` and ``resize``.
+    A subclass says what a scale means: ``quantize``, ``fold``, ``resize``, and ``forward`` for
+    training.
     """
 
     Config: ClassVar[type[ComponentConfig]] = CnnConfig
@@ -38,6 +40,17 @@ class CnnTokenizer(nn.Module):
     def dtype(self) -> torch.dtype:
         """Precision of the convolutions; the codebook stays in fp32."""
         return self.to_code.weight.dtype
+
+    @property
+    def codes(self) -> nn.Parameter:
+        """The codebook (V,C)."""
+        return self.codebook.weight
+
+    def forward(
+        self, image_B3HW: Tensor, grids: Sequence[Grid], *, quantise: bool = True
+    ) -> TokenizerOutput:
+        """Reconstructions and codebook losses of an image at the given grids, for training."""
+        raise NotImplementedError
 
     def features(self, image_B3HW: Tensor) -> Tensor:
         """The continuous latent (B,C,h,w), fp32, of an image (B,3,H,W) in [-1,1].

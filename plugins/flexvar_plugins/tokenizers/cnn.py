@@ -6,6 +6,8 @@ the middle, GroupNorm(32), SiLU.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from pydantic import Field, field_validator
@@ -206,6 +208,17 @@ class Decoder(nn.Module):
         for level in self.levels:
             x = level(x)
         return self.conv_out(F.silu(self.norm_out(x)))
+
+
+# Small enough to be tried with every partner, see `flexvar.contract`.
+SMALL: dict[str, Any] = {
+    "vocab_size": 50,
+    "code_dim": 8,
+    "channels": GROUPS,
+    "channel_multipliers": (1, 1),
+    "blocks": 1,
+    "latent_channels": 8,
+}
 
 
 def check_image(image_B3HW: Tensor, stride: int) -> None:

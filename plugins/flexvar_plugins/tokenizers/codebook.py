@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -9,6 +11,17 @@ from torch import Tensor, nn
 
 # Distances of one chunk of vectors to all codes, in numbers: 16 MB in fp32.
 CHUNK_NUMBERS = 2**22
+
+
+@dataclass(frozen=True, slots=True)
+class Quantised:
+    """A latent after the choice of codes: index (B,h,w), vectors and code (B,C,h,w), losses."""
+
+    index: Tensor
+    vectors: Tensor
+    code: Tensor
+    codebook_loss: Tensor
+    commitment_loss: Tensor
 
 
 class Codebook(nn.Module):
@@ -44,17 +57,40 @@ class Codebook(nn.Module):
         models break near ties. Memory is bounded: distances are made a chunk at a time.
         """
         codes_VC = self.codes_VC
-        vectors_NC = rearrange(latent_BChw.float(), "B C h w -> (B h w) C")
-        if self.normalise:
-            vectors_NC = F.normalize(vectors_NC, dim=-1)
+        vectors_NC = rearrange(self.comparable(latent_BChw), "B C h w -> (B h w) C")
         squares_V = codes_VC.square().sum(dim=1)
         rows = max(1, CHUNK_NUMBERS // codes_VC.shape[0])
         parts = []
-        for chunk_NC in vectors_NC.split(rows):
-            offset_NV = chunk_NC.square().sum(dim=1, keepdim=True) + squares_V
-            parts.append(torch.addmm(offset_NV, chunk_NC, codes_VC.T, alpha=-2).argmin(dim=1))
+        # Autocast would make the product in half precision, where near codes are all alike.
+        with torch.autocast(codes_VC.device.type, enabled=False):
+            for chunk_NC in vectors_NC.split(rows):
+                offset_NV = chunk_NC.square().sum(dim=1, keepdim=True) + squares_V
+                parts.append(torch.addmm(offset_NV, chunk_NC, codes_VC.T, alpha=-2).argmin(dim=1))
         batch, _, height, width = latent_BChw.shape
         return torch.cat(parts).view(batch, height, width)
+
+    def comparable(self, latent_BChw: Tensor) -> Tensor:
+        """A latent as it is compared with the codes, (B,C,h,w) fp32."""
+        latent_BChw = latent_BChw.float()
+        return F.normalize(latent_BChw, dim=1) if self.normalise else latent_BChw
+
+    def straight_through(self, latent_BChw: Tensor, *, quantise: bool = True) -> Quantised:
+        """The nearest codes, whose gradient goes to the latent as if there were no choice.
+
+        The two losses are mean squared distances: the codebook's moves the codes, the
+        commitment's the latent (van den Oord et al., arXiv 1711.00937, equation 3). Without
+        ``quantise`` the vectors themselves pass, and both losses are 0.
+        """
+        vectors = self.comparable(latent_BChw)
+        index = self.nearest(vectors)
+        code = self(index) if quantise else vectors.detach()
+        return Quantised(
+            index=index,
+            vectors=vectors.detach(),
+            code=vectors + (code - vectors).detach(),
+            codebook_loss=F.mse_loss(code, vectors.detach()),
+            commitment_loss=F.mse_loss(vectors, code.detach()),
+        )
 
     def forward(self, index_Bhw: Tensor) -> Tensor:
         """The codes (B,C,h,w) of a map of indices, fp32."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from flexvar.layout import Grid, Layout
-from flexvar.protocols import Facts
+from flexvar.protocols import Facts, TokenizerOutput
 from flexvar_plugins.tokenizers.base import CnnTokenizer
-from flexvar_plugins.tokenizers.cnn import CnnConfig
+from flexvar_plugins.tokenizers.cnn import SMALL, CnnConfig
 
 
 class MultiscaleTokenizer(CnnTokenizer):
@@ -19,9 +22,32 @@ class MultiscaleTokenizer(CnnTokenizer):
     """
 
     Config = CnnConfig
+    contract_options = (SMALL,)
 
     def __init__(self, config: CnnConfig, *, facts: Facts) -> None:
         super().__init__(config, facts=facts, normalise=True)
+
+    def forward(
+        self, image_B3HW: Tensor, grids: Sequence[Grid], *, quantise: bool = True
+    ) -> TokenizerOutput:
+        """One reconstruction per grid: the latent resized to it, quantised and decoded.
+
+        Losses are summed over the grids, which can be any (FlexVAR, section 3).
+        """
+        latent_BChw = self.features(image_B3HW)
+        scales = [
+            self.codebook.straight_through(
+                F.interpolate(latent_BChw, size=tuple(grid), mode="area"), quantise=quantise
+            )
+            for grid in grids
+        ]
+        return TokenizerOutput(
+            reconstructions=tuple(self.decode(scale.code) for scale in scales),
+            maps=tuple(scale.index for scale in scales),
+            vectors=tuple(scale.vectors for scale in scales),
+            codebook_loss=torch.stack([scale.codebook_loss for scale in scales]).sum(),
+            commitment_loss=torch.stack([scale.commitment_loss for scale in scales]).sum(),
+        )
 
     def quantize(self, latent_BChw: Tensor, layout: Layout) -> tuple[Tensor, ...]:
         """One (B,h,w) int64 map per grid: the nearest codes of the area-resized latent."""

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid, Layout
-from flexvar.protocols import Facts
+from flexvar.protocols import Facts, TokenizerOutput
 from flexvar_plugins.tokenizers.base import CnnTokenizer
-from flexvar_plugins.tokenizers.cnn import CnnConfig
+from flexvar_plugins.tokenizers.cnn import SMALL, CnnConfig
 
 
 class ResidualConfig(CnnConfig):
@@ -51,6 +54,10 @@ class ResidualTokenizer(CnnTokenizer):
     """
 
     Config = ResidualConfig
+    contract_options = (
+        SMALL,
+        {**SMALL, "refiners": 2, "refiner_strength": 0.3, "projection_kernel": 1},
+    )
 
     def __init__(self, config: ResidualConfig, *, facts: Facts) -> None:
         super().__init__(config, facts=facts, normalise=False)
@@ -60,14 +67,44 @@ class ResidualTokenizer(CnnTokenizer):
             for _ in range(config.refiners)
         )
 
+    def forward(
+        self, image_B3HW: Tensor, grids: Sequence[Grid], *, quantise: bool = True
+    ) -> TokenizerOutput:
+        """One reconstruction, of all scales together; losses averaged over the scales.
+
+        After each scale the running latent is compared with the encoder's (VAR's code).
+        Raises `FlexvarError` unless the grids end at the latent's own.
+        """
+        latent_BChw = self.features(image_B3HW)
+        layout = Layout(tuple(grids))
+        self._check_last(latent_BChw, layout)
+        target = latent_BChw.detach()
+        maps, vectors, codebook_losses, commitment_losses = [], [], [], []
+        total: Tensor | None = None
+        # The pyramid is in fp32 throughout: rounding would add up over the scales.
+        with torch.autocast(target.device.type, enabled=False):
+            for step, grid in enumerate(layout):
+                rest = target if total is None else target - total.detach()
+                vectors.append(F.interpolate(rest, size=tuple(grid), mode="area"))
+                maps.append(self.codebook.nearest(vectors[-1]))
+                total = self.fold(total, self.lookup(maps[-1]), layout, step)
+                codebook_losses.append(F.mse_loss(total, target))
+                commitment_losses.append(F.mse_loss(latent_BChw, total.detach()))
+        assert total is not None
+        straight = latent_BChw + (total - latent_BChw).detach() if quantise else latent_BChw
+        kept = 1.0 if quantise else 0.0
+        return TokenizerOutput(
+            reconstructions=(self.decode(straight),),
+            maps=tuple(maps),
+            vectors=tuple(vectors),
+            codebook_loss=torch.stack(codebook_losses).mean() * kept,
+            commitment_loss=torch.stack(commitment_losses).mean() * kept,
+        )
+
     def quantize(self, latent_BChw: Tensor, layout: Layout) -> tuple[Tensor, ...]:
         """One (B,h,w) int64 map per grid. Raises unless the layout ends at the latent's grid."""
-        grid = Grid(*latent_BChw.shape[-2:])
-        if layout.last != grid:
-            raise FlexvarError(
-                f"The residual tokenizer's layout has to end at the latent's own grid {grid}, "
-                f"not at {layout.last}: {layout}."
-            )
+        self._check_last(latent_BChw, layout)
+        grid = layout.last
         maps = []
         rest = latent_BChw.float()
         for step, size in enumerate(layout):
@@ -86,6 +123,15 @@ class ResidualTokenizer(CnnTokenizer):
     def resize(self, latent_BChw: Tensor, grid: Grid) -> Tensor:
         """The input of a grid's scale: the running latent, area-resized."""
         return F.interpolate(latent_BChw, size=tuple(grid), mode="area")
+
+    @staticmethod
+    def _check_last(latent_BChw: Tensor, layout: Layout) -> None:
+        grid = Grid(*latent_BChw.shape[-2:])
+        if layout.last != grid:
+            raise FlexvarError(
+                f"The residual tokenizer's layout has to end at the latent's own grid {grid}, "
+                f"not at {layout.last}: {layout}."
+            )
 
     def _contribution(self, code_BChw: Tensor, layout: Layout, step: int) -> Tensor:
         if tuple(code_BChw.shape[-2:]) != layout.last:

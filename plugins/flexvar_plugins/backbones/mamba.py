@@ -1,0 +1,369 @@
+"""A Mamba-2 backbone: state-space scans along zigzag paths in place of attention."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, field_validator, model_validator
+from torch import Tensor, nn
+
+from flexvar.config import ComponentConfig
+from flexvar.layout import Layout
+from flexvar.protocols import Facts, Position
+from flexvar_plugins.backbones import scan_paths, ssd
+from flexvar_plugins.backbones.scan_paths import ZIGZAG8, Path
+from flexvar_plugins.backbones.ssd import Implementation
+from flexvar_plugins.backbones.transformer import modulated_norm
+
+# Published initialisation of Mamba-2: decay rates, and step sizes dt at a zero projection.
+RATE_RANGE = (1.0, 16.0)
+DT_RANGE, DT_FLOOR = (1e-3, 1e-1), 1e-4
+NORM_EPS = 1e-5
+# Head dimensions to choose from, best first; 64 is the published one.
+HEAD_DIMS = (64, 32, 16, 8)
+
+
+class MambaConfig(ComponentConfig):
+    """Options of `MambaBackbone`.
+
+    depth: blocks. width: 64 * depth unless given. expand: inner width of a mixer over width.
+    head_dim: channels of a head of the scan; 64, or the largest of 32, 16 and 8 that divides
+    the inner width. state_size: numbers a channel remembers, 128 or 64 in the papers.
+    conv_width: tokens of the convolution before the scan. mlp: each block is a mixer and an MLP;
+    without it, two mixers. mlp_ratio: inner width of the MLP over width. paths: the scan paths
+    that mixers take in turn: ``zigzag8``, ``raster``, or a list of names or numbers of
+    `flexvar_plugins.backbones.scan_paths`. drop_path, init_std, init_modulation, init_gate: as
+    of the transformer; the mixers start as published. chunk_size: tokens per chunk of the scan,
+    a power of two; by implementation unless given. implementation: of scan and convolution;
+    ``auto`` picks by what is installed, device and dtype.
+    """
+
+    depth: int = Field(default=16, ge=1)
+    width: int = Field(ge=1)
+    expand: int = Field(default=2, ge=1)
+    head_dim: int = Field(ge=8, multiple_of=8)
+    state_size: int = Field(default=128, ge=8, multiple_of=8)
+    conv_width: int = Field(default=4, ge=2, le=4)
+    mlp: bool = True
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    paths: tuple[Path, ...] = ZIGZAG8
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    init_std: float | None = Field(default=None, gt=0)
+    init_modulation: float = Field(default=0.5, ge=0)
+    init_gate: float = Field(default=1e-3, ge=0)
+    chunk_size: int | None = Field(default=None, ge=16, le=256)
+    implementation: Implementation = "auto"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_with_depth(cls, data: Any) -> Any:
+        """Width and head dimension follow from the depth unless given."""
+        if not isinstance(data, dict):
+            return data
+        depth, expand = data.get("depth", 16), data.get("expand", 2)
+        width = data.get("width", 64 * depth if isinstance(depth, int) else None)
+        derived: dict[str, Any] = {} if width is None else {"width": width}
+        if isinstance(width, int) and isinstance(expand, int):
+            whole = [dim for dim in HEAD_DIMS if expand * width % dim == 0]
+            # 8 where none fits: then the check below says so.
+            derived["head_dim"] = whole[0] if whole else HEAD_DIMS[-1]
+        return derived | data
+
+    @field_validator("paths", mode="before")
+    @classmethod
+    def _named_paths(cls, value: Any) -> tuple[Path, ...]:
+        if not isinstance(value, str | int | list | tuple):
+            raise ValueError("expected 'zigzag8', 'raster', or a list of scan paths")
+        return scan_paths.choose(value)
+
+    @field_validator("chunk_size")
+    @classmethod
+    def _power_of_two(cls, value: int | None) -> int | None:
+        if value is not None and value & (value - 1):
+            raise ValueError("expected a power of two")
+        return value
+
+    @model_validator(mode="after")
+    def _whole_heads(self) -> Self:
+        if self.inner % self.head_dim:
+            raise ValueError(
+                f"the inner width {self.inner} (expand {self.expand} * width {self.width}) is no "
+                f"multiple of head_dim {self.head_dim}; choose a width that makes it one, or "
+                "another head_dim"
+            )
+        return self
+
+    @property
+    def inner(self) -> int:
+        """Channels inside a mixer."""
+        return self.expand * self.width
+
+    @property
+    def num_heads(self) -> int:
+        """Heads of the scan."""
+        return self.inner // self.head_dim
+
+    @property
+    def mixers(self) -> int:
+        """Mixers of all blocks together; each takes the next of the paths."""
+        return self.depth if self.mlp else 2 * self.depth
+
+
+class Memory(NamedTuple):
+    """What a mixer hands over from scale to scale, in the order of its path.
+
+    tail_BTE: the last inputs of the convolution. state_BHdN: the state of the scan, fp32.
+    """
+
+    tail_BTE: Tensor
+    state_BHdN: Tensor
+
+
+class Mixer(nn.Module):
+    """Mamba-2's mixer: gate and scan of a convolved projection (arXiv 2405.21060, section 7.1).
+
+    One group: all heads share what they write to and read from the state. A_log, dt_bias and D
+    have the names of the paper and its released weights.
+    """
+
+    keep_fp32 = frozenset({"A_log", "dt_bias", "D"})
+
+    def __init__(self, config: MambaConfig) -> None:
+        super().__init__()
+        inner, heads = config.inner, config.num_heads
+        self.chunk_size, self.head_dim = config.chunk_size, config.head_dim
+        convolved = inner + 2 * config.state_size
+        self.convolution_sizes = [inner, config.state_size, config.state_size]
+        self.projection_sizes = [inner, convolved, heads]
+        self.in_proj = nn.Linear(config.width, sum(self.projection_sizes), bias=False)
+        self.conv_weight = nn.Parameter(torch.empty(convolved, config.conv_width))
+        self.conv_bias = nn.Parameter(torch.empty(convolved))
+        self.A_log = nn.Parameter(torch.empty(heads))
+        self.dt_bias = nn.Parameter(torch.empty(heads))
+        self.D = nn.Parameter(torch.empty(heads))
+        self.norm_weight = nn.Parameter(torch.empty(inner))
+        self.out_proj = nn.Linear(inner, config.width, bias=False)
+
+    @torch.no_grad()
+    def initialise(self, shrink: float) -> None:
+        """The published start: rates, steps, and uniform weights by fan-in; output * shrink."""
+        for linear in (self.in_proj, self.out_proj):
+            nn.init.uniform_(linear.weight, -1, 1).div_(math.sqrt(linear.in_features))
+        self.out_proj.weight.mul_(shrink)
+        for parameter in (self.conv_weight, self.conv_bias):
+            nn.init.uniform_(parameter, -1, 1).div_(math.sqrt(self.conv_weight.shape[1]))
+        self.A_log.uniform_(*RATE_RANGE).log_()
+        low, high = (math.log(bound) for bound in DT_RANGE)
+        dt_H = self.dt_bias.uniform_(low, high).exp().clamp_min(DT_FLOOR)
+        # The inverse of softplus, so that a zero projection gives dt.
+        self.dt_bias.copy_(dt_H + torch.log(-torch.expm1(-dt_H)))
+        nn.init.ones_(self.D)
+        nn.init.ones_(self.norm_weight)
+
+    def forward(
+        self, x_BLD: Tensor, memory: Memory | None, kernels: ssd.Kernels
+    ) -> tuple[Tensor, Memory]:
+        """(B,L,D) of tokens in scan order, and the memory after them; None is a fresh memory."""
+        tail_BTE, state_BHdN = memory or (None, None)
+        gate_BLE, mixed_BLE, dt_BLH = self.in_proj(x_BLD).split(self.projection_sizes, dim=-1)
+        mixed_BLE, tail_BTE = kernels.convolve(
+            mixed_BLE, self.conv_weight, self.conv_bias, tail_BTE
+        )
+        # Every implementation chooses its own precision.
+        with torch.autocast(x_BLD.device.type, enabled=False):
+            inner_BLE, write_BLN, read_BLN = mixed_BLE.split(self.convolution_sizes, dim=-1)
+            inputs = ssd.Inputs(
+                x_BLHd=inner_BLE.unflatten(-1, (-1, self.head_dim)),
+                dt_BLH=F.softplus(dt_BLH.float() + self.dt_bias.float()),
+                rate_H=-self.A_log.float().exp(),
+                write_BLN=write_BLN,
+                read_BLN=read_BLN,
+                skip_H=self.D.float(),
+                state_BHdN=state_BHdN,
+            )
+            y_BLHd, state_BHdN = kernels.scan(inputs, self.chunk_size)
+            y_BLE = y_BLHd.flatten(2).float() * F.silu(gate_BLE.float())
+            y_BLE = F.rms_norm(y_BLE, y_BLE.shape[-1:], self.norm_weight.float(), NORM_EPS)
+        return self.out_proj(y_BLE.to(gate_BLE.dtype)), Memory(tail_BTE, state_BHdN)
+
+
+class Mlp(nn.Module):
+    """Linear, GELU (tanh), linear; (B,L,D) -> (B,L,D)."""
+
+    def __init__(self, config: MambaConfig) -> None:
+        super().__init__()
+        inner = round(config.width * config.mlp_ratio)
+        self.fc_in = nn.Linear(config.width, inner)
+        self.fc_out = nn.Linear(inner, config.width)
+
+    def forward(self, x_BLD: Tensor) -> Tensor:
+        """Each token by itself, so that their order does not matter."""
+        return self.fc_out(F.gelu(self.fc_in(x_BLD), approximate="tanh"))
+
+
+class Modulation(NamedTuple):
+    """AdaLN values (B,1,D) of one branch of a block; the scale has 1 added already."""
+
+    gate: Tensor
+    scale: Tensor
+    shift: Tensor
+
+
+class Block(nn.Module):
+    """Two AdaLN branches, x += gate * branch(norm(x) modulated): a mixer, then MLP or mixer."""
+
+    def __init__(self, config: MambaConfig, drop_path: float) -> None:
+        super().__init__()
+        self.drop_path = drop_path
+        self.modulation = nn.Linear(config.width, 6 * config.width)
+        self.first = Mixer(config)
+        self.second = Mlp(config) if config.mlp else Mixer(config)
+
+    def modulate(self, cond_BD: Tensor) -> tuple[Modulation, Modulation]:
+        """What a condition does to both branches; constant over one generation."""
+        values = self.modulation(F.silu(cond_BD)).unflatten(-1, (6, -1)).unsqueeze(1).unbind(2)
+        gate1, gate2, scale1, scale2, shift1, shift2 = values
+        return Modulation(gate1, 1 + scale1, shift1), Modulation(gate2, 1 + scale2, shift2)
+
+    def residual(self, x_BLD: Tensor, gate_B1D: Tensor, branch_BLD: Tensor) -> Tensor:
+        """x + gate * branch; in training the branch is dropped for some rows (drop-path)."""
+        if self.training and self.drop_path > 0:
+            keep = 1 - self.drop_path
+            gate_B1D = gate_B1D * torch.empty_like(x_BLD[:, :1, :1]).bernoulli_(keep) / keep
+        return torch.addcmul(x_BLD, gate_B1D, branch_BLD)
+
+
+Modulations = list[tuple[Modulation, Modulation]]
+Gathers = tuple[Tensor | None, ...]
+
+
+@dataclass(slots=True)
+class MambaState:
+    """One generation: AdaLN values, index tables per scale, and the memory of every mixer.
+
+    A step replaces the memories and changes no tensor, so gradients flow through them.
+    """
+
+    modulations: Modulations
+    gathers: list[Gathers]
+    memories: list[Memory | None]
+    kernels: ssd.Kernels
+    scale: int = 0
+
+
+class MambaBackbone(nn.Module):
+    """AdaLN Mamba-2, causal along one scan path per mixer, scales coarse to fine.
+
+    FlexVAR's ablation (arXiv 2502.20313, table of Mamba backbones) with ZigMa's eight paths
+    (arXiv 2403.13802, section 3.2). Inside a scale a token sees only what its paths visited
+    before it; paths from opposite corners alternate. Between scales the state is handed on, so
+    that generation never runs a token twice.
+    """
+
+    Config: ClassVar[type[ComponentConfig]] = MambaConfig
+    accepts: ClassVar[frozenset[str]] = frozenset()
+    contract_options = ({"depth": 2, "width": 64},)
+
+    def __init__(self, config: MambaConfig, *, facts: Facts) -> None:
+        super().__init__()
+        del facts  # everything it needs is in its options
+        ssd.require(config.implementation)
+        self.config = config
+        self.width, self.head_dim = config.width, config.head_dim
+        self.paths = [config.paths[n % len(config.paths)] for n in range(config.mixers)]
+        last = max(config.depth - 1, 1)
+        self.blocks = nn.ModuleList(
+            Block(config, config.drop_path * number / last) for number in range(config.depth)
+        )
+        self._initialise(config)
+
+    def _initialise(self, config: MambaConfig) -> None:
+        std = config.init_std or math.sqrt(1 / config.width / 3)
+        shrink = 1 / math.sqrt(2 * config.depth)
+        factors = torch.tensor([config.init_gate] * 2 + [config.init_modulation] * 4)
+        for module in self.modules():
+            if isinstance(module, Mixer):
+                module.initialise(shrink)
+            elif isinstance(module, Block | Mlp):
+                for linear in module.children():
+                    if isinstance(linear, nn.Linear):
+                        nn.init.trunc_normal_(linear.weight, std=std)
+                        nn.init.zeros_(linear.bias)
+        with torch.no_grad():
+            for block in self._blocks():
+                rows = factors.to(block.modulation.weight.device)
+                block.modulation.weight.unflatten(0, (6, -1)).mul_(rows[:, None, None])
+                if isinstance(block.second, Mlp):
+                    block.second.fc_out.weight.mul_(shrink)
+
+    def _blocks(self) -> list[Block]:
+        return [block for block in self.blocks if isinstance(block, Block)]
+
+    def implementation(self) -> str:
+        """The scan that runs with the weights as they are."""
+        weight = self._blocks()[0].first.out_proj.weight
+        return ssd.choose(self.config.implementation, weight.device, weight.dtype)
+
+    def forward(self, x_BLD: Tensor, cond_BD: Tensor, layout: Layout, position: Position) -> Tensor:
+        """Features (B,L,D) of all scales at once: one scan over all tokens in every mixer."""
+        del position  # added by the model; there is nothing to rotate
+        gathers = scan_paths.gathers(self.paths, layout.grids, x_BLD.device)
+        memories: list[Memory | None] = [None] * len(self.paths)
+        kernels = self._kernels(x_BLD)
+        return self._run(x_BLD, self._modulations(cond_BD), gathers, memories, kernels)[0]
+
+    def start(self, cond_BD: Tensor, layout: Layout, position: Position) -> MambaState:
+        """A fresh state; its size does not depend on the layout."""
+        del position
+        device = cond_BD.device
+        return MambaState(
+            modulations=self._modulations(cond_BD),
+            gathers=[scan_paths.gathers(self.paths, (grid,), device) for grid in layout],
+            memories=[None] * len(self.paths),
+            kernels=self._kernels(cond_BD),
+        )
+
+    def step(self, x_BLD: Tensor, state: MambaState) -> Tensor:
+        """Features (B,h*w,D) of the next scale; what the mixers remember joins the state."""
+        x_BLD, state.memories = self._run(
+            x_BLD, state.modulations, state.gathers[state.scale], state.memories, state.kernels
+        )
+        state.scale += 1
+        return x_BLD
+
+    def _run(
+        self,
+        x_BLD: Tensor,
+        modulations: Modulations,
+        gathers: Gathers,
+        memories: list[Memory | None],
+        kernels: ssd.Kernels,
+    ) -> tuple[Tensor, list[Memory | None]]:
+        """All blocks. The stream stays in a mixer's order until the next mixer needs its own."""
+        after: list[Memory | None] = []
+        for block, both in zip(self._blocks(), modulations, strict=True):
+            for part, (gate, scale, shift) in zip((block.first, block.second), both, strict=True):
+                if isinstance(part, Mixer):
+                    number = len(after)
+                    x_BLD = scan_paths.permute(x_BLD, gathers[number])
+                    normed_BLD = modulated_norm(x_BLD, scale, shift)
+                    branch_BLD, memory = part(normed_BLD, memories[number], kernels)
+                    after.append(memory)
+                else:
+                    branch_BLD = part(modulated_norm(x_BLD, scale, shift))
+                x_BLD = block.residual(x_BLD, gate, branch_BLD)
+        return scan_paths.permute(x_BLD, gathers[-1]), after
+
+    def _kernels(self, like: Tensor) -> ssd.Kernels:
+        # Under autocast the mixers compute in its dtype, whatever that of the stream.
+        device, dtype = like.device, like.dtype
+        if torch.is_autocast_enabled(device.type):
+            dtype = torch.get_autocast_dtype(device.type)
+        return ssd.KERNELS[ssd.choose(self.config.implementation, device, dtype)]
+
+    def _modulations(self, cond_BD: Tensor) -> Modulations:
+        return [block.modulate(cond_BD) for block in self._blocks()]
