@@ -12,6 +12,7 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from flexvar.config import ComponentConfig
+from flexvar.kernels import Kernel
 from flexvar.layout import Layout
 from flexvar.protocols import Facts, Position
 from flexvar_plugins.backbones import scan_paths, ssd
@@ -64,14 +65,14 @@ class MambaConfig(ComponentConfig):
         """Width and head dimension follow from the depth unless given."""
         if not isinstance(data, dict):
             return data
-        depth, expand = data.get("depth", 16), data.get("expand", 2)
-        width = data.get("width", 64 * depth if isinstance(depth, int) else None)
-        derived: dict[str, Any] = {} if width is None else {"width": width}
-        if isinstance(width, int) and isinstance(expand, int):
-            whole = [dim for dim in HEAD_DIMS if expand * width % dim == 0]
-            # 8 where none fits: then the check below says so.
-            derived["head_dim"] = whole[0] if whole else HEAD_DIMS[-1]
-        return derived | data
+        try:
+            width = int(data.get("width", 64 * int(data.get("depth", 16))))
+            inner = int(data.get("expand", 2)) * width
+        except (TypeError, ValueError):
+            width, inner = 64, 128  # so that the wrong value is what gets reported
+        # 8 where none fits: then the check below says so.
+        head_dim = next((dim for dim in HEAD_DIMS if inner % dim == 0), HEAD_DIMS[-1])
+        return {"width": width, "head_dim": head_dim} | data
 
     @field_validator("paths", mode="before")
     @classmethod
@@ -266,7 +267,18 @@ class MambaBackbone(nn.Module):
 
     Config: ClassVar[type[ComponentConfig]] = MambaConfig
     accepts: ClassVar[frozenset[str]] = frozenset()
-    contract_options = ({"depth": 2, "width": 64},)
+    contract_options = (
+        {"depth": 2, "width": 64},
+        {"depth": 4, "width": 32, "mlp": False, "drop_path": 0.2, "state_size": 16},
+        {
+            "depth": 2,
+            "width": 48,
+            "paths": "raster",
+            "implementation": "reference",
+            "conv_width": 2,
+            "state_size": 8,
+        },
+    )
 
     def __init__(self, config: MambaConfig, *, facts: Facts) -> None:
         super().__init__()
@@ -299,6 +311,16 @@ class MambaBackbone(nn.Module):
                 block.modulation.weight.unflatten(0, (6, -1)).mul_(rows[:, None, None])
                 if isinstance(block.second, Mlp):
                     block.second.fc_out.weight.mul_(shrink)
+
+    @classmethod
+    def kernels(cls) -> tuple[Kernel, ...]:
+        """The scans, and whether they can be had here."""
+        return ssd.available()
+
+    @classmethod
+    def auto(cls, device: torch.device, dtype: torch.dtype) -> str:
+        """The scan that ``auto`` takes on a device in a dtype."""
+        return ssd.choose("auto", device, dtype)
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]

@@ -28,6 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flexvar.errors import PluginError
+from flexvar.kernels import Kernel
 
 Implementation = Literal["auto", "reference", "torch", "kernels", "fla"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
@@ -307,6 +308,19 @@ def require(implementation: Implementation) -> None:
             f"Install it: {INSTALL[implementation]}. Or say 'torch', which needs no package, "
             "or 'auto'."
         )
+
+
+def available() -> tuple[Kernel, ...]:
+    """All implementations, and whether they are installed."""
+    found = [
+        Kernel("reference", True, "plain recurrence, any device"),
+        Kernel("torch", True, "matrix products over chunks, any device"),
+    ]
+    for name in PACKAGES:
+        reason = why_not_installed(name)
+        install = INSTALL[name] if reason else ""
+        found.append(Kernel(name, not reason, reason or "CUDA", install))
+    return tuple(found)
 
 
 def why_not_kernels(device: torch.device, dtype: torch.dtype) -> str:
