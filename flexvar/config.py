@@ -12,17 +12,36 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from flexvar.errors import FlexvarError
 
 M = TypeVar("M", bound=BaseModel)
+_NUMBERS = (int, float, int | None, float | None)
 
 
 class ComponentConfig(BaseModel):
     """Base of every component's options: frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Text and truth values are no numbers, whatever could be read into them."""
+        assert info.field_name is not None
+        wanted = cls.model_fields[info.field_name].annotation
+        if wanted in _NUMBERS and isinstance(value, str | bool):
+            raise ValueError("expected a number")
+        return value
 
 
 class ComponentSpec(BaseModel):

@@ -7,13 +7,14 @@ separate q, k and v of the convolutional attention, which become one.
 
 from __future__ import annotations
 
+import argparse
 import pickle
 import re
 import warnings
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from math import isqrt
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,26 @@ VAR_PRESETS = {
 }
 
 
+class Released(dict[str, Tensor]):
+    """A released state dict; a tensor that it lacks is an error that names it."""
+
+    def __init__(self, tensors: Mapping[str, Tensor], source: object) -> None:
+        super().__init__(tensors)
+        self.source = source
+
+    def __missing__(self, name: str) -> Tensor:
+        raise CheckpointError(f"{self.source} is incomplete: it has no tensor {name!r}.")
+
+    def count(self, pattern: str) -> int:
+        """Members of a numbered list of modules, whose number is the pattern's group."""
+        numbers = {int(match[1]) for name in self if (match := re.match(pattern, name))}
+        missing = set(range(len(numbers))) - numbers
+        if missing or not numbers:
+            what = pattern.replace("\\", "").replace("(d+)", str(min(missing, default=0)))
+            raise CheckpointError(f"{self.source} is incomplete: it has no tensors {what}*.")
+        return len(numbers)
+
+
 @dataclass(frozen=True, slots=True)
 class Converted:
     """A component's options and its weights under flexvar's names."""
@@ -80,24 +101,37 @@ def convert(
     model_file = None if model is None else read_released(model)
     tokenizer_file = model_file if tokenizer is None else read_released(tokenizer)
     source = tokenizer or model
-    tokenizer_state = _find(tokenizer_file, "quantize.embedding.weight")
+    tokenizer_state = _find(tokenizer_file, "quantize.embedding.weight", source)
     if tokenizer_state is None:
         if tokenizer is None:
             raise CheckpointError(
                 f"{source} holds no tokenizer; give its file too: --tokenizer FILE."
             )
         raise CheckpointError(f"{source} holds no tokenizer of a known layout.")
-    parts = convert_tokenizer(tokenizer_state)
+    if scales is not None and (scales[0] != 1 or any(b <= a for a, b in pairwise(scales))):
+        raise FlexvarError(
+            f"--scales {','.join(map(str, scales))}: expected rising sides from 1 on, for example "
+            "1,2,3,4,5."
+        )
+    try:
+        parts = convert_tokenizer(tokenizer_state)
+    except (ValueError, IndexError, ZeroDivisionError) as error:
+        raise _misshapen(source, error) from None
     config: dict[str, Any] = {"tokenizer": parts.spec}
     presets: dict[str, SamplingSettings] = {}
     trained = None
     model_weights: State | None = None
     if model_file is not None:
-        state = _find(model_file, "word_embed.weight")
+        state = _find(model_file, "word_embed.weight", model)
         if state is None:
             raise CheckpointError(f"{model} holds no transformer of VAR or FlexVAR.")
-        _check_pair(state, tokenizer_state)
-        description, model_weights = convert_model(state, scales)
+        if scales is None:
+            scales = _noted_scales(model_file, state)
+        try:
+            _check_pair(state, tokenizer_state)
+            description, model_weights = convert_model(state, scales)
+        except (ValueError, IndexError, ZeroDivisionError, RuntimeError) as error:
+            raise _misshapen(model, error) from None
         config |= description
         stride = 2 ** (len(parts.spec["channel_multipliers"]) - 1)
         if state["pos_1LC"].ndim == 4:
@@ -113,6 +147,11 @@ def convert(
             steps = (len(config["schedule"]["grids"]),) * 2
         trained = Trained(size=(side * stride, side * stride), steps=steps)
     if class_names is not None:
+        if len(class_names) != config.get("num_classes"):
+            raise FlexvarError(
+                f"{len(class_names)} class names, but the model has "
+                f"{config.get('num_classes', 'no')} classes; give one name per class."
+            )
         config["class_names"] = tuple(class_names)
     model_config = parse(ModelConfig, config)
     built = build_for_weights(model_config)
@@ -139,7 +178,9 @@ def read_released(path: str | Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickle protocols, which are read all the same
-            return torch.load(path, map_location="cpu", weights_only=True)
+            # Training files keep their command line in a Namespace, which runs no code.
+            with torch.serialization.safe_globals([argparse.Namespace]):
+                return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "weights_only" in str(error).lower() or "global" in str(error).lower():
             name = re.search(r"GLOBAL ([\w.]+)", str(error))
@@ -155,12 +196,12 @@ def read_released(path: str | Path) -> Any:
         raise CheckpointError(f"{path} is truncated or no PyTorch file{detail}.") from None
 
 
-def _find(data: Any, marker: str) -> State | None:
+def _find(data: Any, marker: str, source: object) -> Released | None:
     """The state dict with a tensor of that name, however nested; averaged weights first."""
     for state in _states(data):
         clean = {_bare(name): value for name, value in state.items()}
         if marker in clean:
-            return clean
+            return Released(clean, source)
     return None
 
 
@@ -179,7 +220,25 @@ def _bare(name: str) -> str:
     return re.sub(r"^(module\.|_orig_mod\.)+", "", name)
 
 
-def convert_tokenizer(state: State) -> Converted:
+def _misshapen(source: object, error: Exception) -> CheckpointError:
+    """A tensor whose shape makes no sense for its name; errors of flexvar's own stay."""
+    if isinstance(error, FlexvarError):
+        return CheckpointError(str(error))
+    return CheckpointError(f"{source} has a tensor of an unexpected shape ({error}).")
+
+
+def _noted_scales(data: Any, state: Released) -> list[int] | None:
+    """The training list that a training checkpoint of VAR notes, if it fits the model."""
+    if not isinstance(data, Mapping) or state["pos_1LC"].ndim != 3:
+        return None
+    noted = data.get("patch_nums")
+    whole = isinstance(noted, list | tuple) and all(isinstance(side, int) for side in noted)
+    if noted and whole and sum(side * side for side in noted) == state["pos_1LC"].shape[1]:
+        return list(noted)
+    return next((found for value in data.values() if (found := _noted_scales(value, state))), None)
+
+
+def convert_tokenizer(state: Released) -> Converted:
     """Options and weights of a FlexVAR, LlamaGen or VAR tokenizer's state dict."""
     residual = any(name.startswith("encoder.down.") for name in state)
     if not residual and "encoder.conv_blocks.0.res.0.conv1.weight" not in state:
@@ -188,11 +247,10 @@ def convert_tokenizer(state: State) -> Converted:
             "(encoder.down...)."
         )
     if residual:
-        levels = 1 + max(int(m[1]) for n in state if (m := re.match(r"encoder\.down\.(\d+)\.", n)))
+        levels = state.count(r"encoder\.down\.(\d+)\.")
         block = "encoder.down.{0}.block.{1}.conv2.weight"
     else:
-        pattern = r"encoder\.conv_blocks\.(\d+)\."
-        levels = 1 + max(int(m[1]) for n in state if (m := re.match(pattern, n)))
+        levels = state.count(r"encoder\.conv_blocks\.(\d+)\.")
         block = "encoder.conv_blocks.{0}.res.{1}.conv2.weight"
     channels = state["encoder.conv_in.weight"].shape[0]
     blocks = 0
@@ -265,12 +323,18 @@ def _tokenizer_name(name: str, levels: int, blocks: int) -> str | None:
     return name
 
 
-def convert_model(state: State, scales: Sequence[int] | None) -> tuple[dict[str, Any], State]:
+def convert_model(state: Released, scales: Sequence[int] | None) -> tuple[dict[str, Any], State]:
     """Backbone, position, schedule and classes, and the weights, of a transformer's state dict."""
     width, _ = state["word_embed.weight"].shape
-    depth = 1 + max(int(m[1]) for n in state if (m := re.match(r"blocks\.(\d+)\.", n)))
+    depth = state.count(r"blocks\.(\d+)\.")
     scale = state.get("blocks.0.attn.scale_mul_1H11")
     heads = max(1, width // 64) if scale is None else scale.shape[1]
+    if scale is None:
+        warnings.warn(
+            f"{state.source} has no QK-norm, so it cannot tell its number of heads; {heads} "
+            f"heads of {width // heads} channels are taken, as both papers do.",
+            stacklevel=3,
+        )
     inner = state["blocks.0.ffn.fc1.weight"].shape[0]
     config: dict[str, Any] = {
         "backbone": {
@@ -302,7 +366,7 @@ def convert_model(state: State, scales: Sequence[int] | None) -> tuple[dict[str,
         if new is None:
             continue
         weights[new] = tensor
-    weights["start_embedding"] = weights["start_embedding"].flatten()
+    weights["start_embedding"] = state["pos_start"].flatten()
     if table.ndim == 3:
         weights["position.table"] = table[0]
     for name in list(weights):
@@ -349,7 +413,7 @@ def _model_name(name: str) -> str | None:
     return name
 
 
-def _training_list(state: State, scales: Sequence[int] | None) -> list[int]:
+def _training_list(state: Released, scales: Sequence[int] | None) -> list[int]:
     """Sides of the grids a VAR transformer was trained on."""
     length = state["pos_1LC"].shape[1]
     count = len(state["lvl_embed.weight"]) if "lvl_embed.weight" in state else None
@@ -392,7 +456,7 @@ def _lists(cells: int, count: int, above: int) -> Iterator[list[int]]:
             yield [side, *rest]
 
 
-def _check_pair(model: State, tokenizer: State) -> None:
+def _check_pair(model: Released, tokenizer: Released) -> None:
     """Raise unless a transformer speaks of the tokenizer's codes."""
     vocab_size, code_dim = tokenizer["quantize.embedding.weight"].shape
     for what, ours, theirs in (

@@ -174,3 +174,54 @@ def test_installed_plugins(tmp_path, monkeypatch):
     assert "zz-exits:plugin: SystemExit: bye" in text
     for name in ("zz_raises", "zz_exits", "zz_works"):
         sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("record", "reason"),
+    [
+        ({"name": 3}, "name, target and summary of"),
+        ({"name": ""}, "name, target and summary of"),
+        ({"name": "a/b"}, "may hold no slash, comma or space"),
+        ({"summary": None}, "name, target and summary of"),
+        ({"requires": "torch"}, "requires of 'x' has to be a tuple of import names"),
+        ({"target": "no_colon"}, "is not 'module:Class'"),
+    ],
+)
+def test_malformed_records_are_that_plugins_failure(record, reason):
+    class Plugin:
+        @hookimpl
+        def flexvar_backbones(self):
+            yield Component(**{"name": "x", "target": "a:B", **record})
+
+    found = registry(Plugin(), Good())
+    assert "good" in found.names("backbone")
+    assert reason in reasons(found)
+
+
+def test_a_hook_without_its_decorator_is_named():
+    class Plugin:
+        def flexvar_backbones(self):
+            yield Component(name="x", target="a:B")
+
+    assert "implements no hook; decorate flexvar_backbones()" in reasons(registry(Plugin()))
+
+
+def test_distributions_are_compared_as_packaging_does(monkeypatch):
+    found = Registry()
+    found.add(Good(), name="p", distribution="My_Plugin.x")
+    assert found.find("backbone", "My_Plugin.x/good") == found.find("backbone", "my-plugin-x/good")
+    monkeypatch.setenv("FLEXVAR_DISABLE", "my_plugin.X")
+    skipped = Registry()
+    skipped.add(Good(), name="p", distribution="My-Plugin-x")
+    assert "good" not in skipped.names("backbone")
+
+
+def test_requirements_are_looked_up_without_importing_them():
+    class Plugin:
+        @hookimpl
+        def flexvar_backbones(self):
+            yield Component(name="x", target="a:B", requires=("xml.dom.minidom",))
+
+    sys.modules.pop("xml.dom.minidom", None)
+    assert registry(Plugin()).find("backbone", "x").missing == ()
+    assert "xml.dom.minidom" not in sys.modules

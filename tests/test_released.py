@@ -298,3 +298,55 @@ def test_files_that_are_not_what_they_should_be(tmp_path, flexvar_files):
         FlexvarError, match="do not belong together: the model has a vocabulary of 50"
     ):
         convert(tokenizer=tokenizer, model=var)
+
+
+@pytest.mark.parametrize(
+    "name", ["encoder.conv_in.weight", "quant_conv.weight", "class_emb.weight", "pos_1LC",
+             "head.weight", "pos_start", "blocks.0.ffn.fc1.weight"]
+)  # fmt: skip
+def test_incomplete_files_name_what_they_lack(tmp_path, name):
+    tokenizer, model = golden_files("flexvar")
+    tokenizer.pop(name, None)
+    model.pop(name, None)
+    files = write(tmp_path / "t.pth", tokenizer), write(tmp_path / "m.pth", model)
+    with pytest.raises(FlexvarError, match=f"is incomplete: it has no tensor '{name}'"):
+        convert(tokenizer=files[0], model=files[1])
+
+
+def test_a_gap_in_the_blocks(tmp_path):
+    tokenizer, model = golden_files("flexvar")
+    model = {key: value for key, value in model.items() if not key.startswith("blocks.0.")}
+    files = write(tmp_path / "t.pth", tokenizer), write(tmp_path / "m.pth", model)
+    with pytest.raises(FlexvarError, match="m.pth is incomplete: it has no tensors blocks.0"):
+        convert(tokenizer=files[0], model=files[1])
+
+
+def test_a_training_checkpoint_notes_its_list(tmp_path):
+    import argparse
+
+    tokenizer, _ = golden_files("var")
+    tokenizer["quantize.embedding.weight"] = torch.randn(50, 32)
+    state = var_like(depth=1, width=32, heads=1, sides=(1, 4, 7, 9, 14))
+    del state["lvl_1L"]
+    noted = {"config": {"patch_nums": (1, 4, 7, 9, 14)}, "var_wo_ddp": state}
+    data = {"trainer": noted, "args": argparse.Namespace(depth=1)}
+    pipe = convert(
+        tokenizer=write(tmp_path / "v.pth", tokenizer), model=write(tmp_path / "m.pth", data)
+    )
+    assert pipe.layout() == Layout.of(1, 4, 7, 9, 14)
+
+
+def test_scales_that_do_not_rise(flexvar_files):
+    tokenizer, model = flexvar_files
+    for scales in ([3, 2], [2, 3], [1, 2, 2]):
+        with pytest.raises(FlexvarError, match="expected rising sides from 1 on"):
+            convert(tokenizer=tokenizer, model=model, scales=scales)
+
+
+def test_class_names_are_one_per_class(flexvar_files):
+    tokenizer, model = flexvar_files
+    with pytest.raises(FlexvarError, match="2 class names, but the model has 10 classes"):
+        convert(tokenizer=tokenizer, model=model, class_names=["a", "b"])
+    names = [f"class{number}" for number in range(10)]
+    pipe = convert(tokenizer=tokenizer, model=model, class_names=names)
+    assert pipe.label_numbers(["class3"]) == [3]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
@@ -43,13 +44,13 @@ def convert(
     sides = None
     if scales is not None:
         texts = [text.strip() for text in scales.split(",")]
-        if not all(text.isdigit() and int(text) > 0 for text in texts):
+        if not all(re.fullmatch(r"[1-9][0-9]*", text) for text in texts):
             raise FlexvarError(f"--scales: got {scales!r}; expected sides such as 1,2,3,4,5.")
         sides = [int(text) for text in texts]
     names = None
     if class_names is not None:
         try:
-            names = class_names.read_text(encoding="utf-8").splitlines()
+            names = class_names.read_text(encoding="utf-8").strip().splitlines()
         except (OSError, UnicodeDecodeError) as error:
             raise FlexvarError(f"--class-names: {class_names} cannot be read: {error}") from None
     if out.is_file():

@@ -119,7 +119,7 @@ def examine() -> dict[str, Any]:
         except Exception as error:
             problems.append(f"backbone {provided.qualified}: {type(error).__name__}: {error}")
             continue
-        backbones[provided.component.name] = {"kernels": kernels, "auto": auto}
+        backbones[registry.name_of(provided)] = {"kernels": kernels, "auto": auto}
     versions = {"flexvar": __version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in PACKAGES}
     return {

@@ -15,6 +15,9 @@ def plugins(
 ) -> None:
     """List the components of all plugins, and the plugins that failed with their reason.
 
+    FLEXVAR_DISABLE=name,... skips plugins by distribution or entry point before they are imported;
+    FLEXVAR_STRICT=1 raises what is otherwise only listed.
+
     Example: flexvar plugins --traceback
     """
     from flexvar.plugin import default_registry
@@ -44,10 +47,8 @@ def plugins(
         return
     rows = [("KIND", "NAME", "FROM", "NEEDS", "SUMMARY")]
     for p in registry.components:
-        reached = p.component.name in registry.names(p.kind)
-        name = p.component.name if reached else p.qualified
         needs = f"missing: {', '.join(p.missing)}" if p.missing else "met"
-        rows.append((p.kind, name, p.distribution, needs, p.component.summary))
+        rows.append((p.kind, registry.name_of(p), p.distribution, needs, p.component.summary))
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from itertools import product
@@ -13,6 +14,7 @@ from flexvar.contract.measure import ContractViolation
 from flexvar.contract.variant import Options, Variant, partners, variants
 from flexvar.errors import FlexvarError, PluginError
 from flexvar.plugin import KINDS, Kind, Registry, default_registry
+from flexvar.plugin.registry import FIRST_PARTY
 
 OF_MODELS = (
     models.backbone_is_what_it_says,
@@ -86,10 +88,15 @@ def cases(
         raise FlexvarError("contract: a name or options need a kind, " + " or ".join(KINDS) + ".")
     if options is not None and name is None:
         raise FlexvarError("contract: options are of one component; give its name.")
-    pool = {one: partners(registry, one) for one in KINDS}
+    everything = {one: partners(registry, one) for one in KINDS}
+    own = {FIRST_PARTY} | ({registry.find(kind, name).distribution} if kind and name else set())
+    pool = {
+        one: [part for part in members if _is_sound(part, own, everything, registry)]
+        for one, members in everything.items()
+    }
     found: dict[str, Case] = {}
     for one in (kind,) if kind else KINDS:
-        names = [part.name for part in pool[one]] if name is None else [name]
+        names = [part.name for part in everything[one]] if name is None else [name]
         for part in (v for n in names for v in variants(registry, one, n, options)):
             for case in _cases_of(part, pool, registry, random_layouts):
                 found.setdefault(str(case), case)
@@ -117,6 +124,36 @@ def check(
         raise ContractViolation(
             f"{kind} {name!r} breaks {len(violations)} of {len(tried)} cases:\n{rows}"
         ) from violations[0].__cause__
+
+
+def _is_sound(
+    part: Variant, own: set[str], pool: dict[Kind, list[Variant]], registry: Registry
+) -> bool:
+    """Whether a partner may judge others: one that is not one's own keeps the contract itself.
+
+    Else a broken neighbour, which happens to be installed, would turn sound components red.
+    """
+
+    def distribution(one: Variant) -> str:
+        return registry.find(one.kind, one.name).distribution
+
+    if distribution(part) in own:
+        return True
+    trusted = {
+        kind: [one for one in members if distribution(one) == FIRST_PARTY]
+        for kind, members in pool.items()
+    }
+    for case in _cases_of(part, trusted, registry, 0):
+        try:
+            case.run()
+        except ContractViolation as violation:
+            warnings.warn(
+                f"The contract goes without {part.kind} {part.name!r}, which breaks it: "
+                f"{violation}",
+                stacklevel=4,
+            )
+            return False
+    return True
 
 
 def _cases_of(

@@ -168,8 +168,8 @@ def calls_leave_no_state(combination: Combination) -> None:
     for trial in trials[: len(LAYOUTS)]:
         labels, inputs = trial.labels_B, trial.inputs_BLC
         other = labels.flip(0), inputs + trial.noise(inputs)
-        alone = [by_steps(model, trial, *now) for now in ((labels, inputs), other)]
         with unchanged(model=model):
+            alone = [by_steps(model, trial, *now) for now in ((labels, inputs), other)]
             model(labels, inputs, trial.layout)
             states = [model.start(now, trial.layout) for now in (labels, other[0])]
             for scale in range(len(trial.layout)):

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import os
+import re
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -80,13 +81,13 @@ class Registry:
         self._added: list[_Source] = []
         self._strict = os.environ.get("FLEXVAR_STRICT", "") not in ("", "0")
         disabled = os.environ.get("FLEXVAR_DISABLE", "").split(",")
-        self._disabled = {name.strip() for name in disabled if name.strip()}
+        self._disabled = {_canonical(name.strip()) for name in disabled if name.strip()}
 
     def add(self, plugin: object, *, name: str = "plugin", distribution: str = "local") -> None:
         """Add a plugin object without installing it, for tests and notebooks."""
         if "_loaded" in self.__dict__:
             raise PluginError("Add plugins before the registry is first asked for a component.")
-        self._added.append(_Source(distribution, name, lambda: plugin))
+        self._added.append(_Source(_canonical(distribution), name, lambda: plugin))
 
     @property
     def components(self) -> tuple[Provided, ...]:
@@ -101,17 +102,15 @@ class Registry:
     def names(self, kind: Kind, pattern: str = "*") -> list[str]:
         """Names of a kind's components that match a glob; a clashing name stands qualified."""
         _check_kind(kind)
-        found = [p for p in self.components if p.kind == kind]
-        plain: dict[str, list[Provided]] = {}
-        for provided in found:
-            plain.setdefault(provided.component.name, []).append(provided)
-        result = []
-        for name, group in plain.items():
-            first = [p for p in group if p.distribution == FIRST_PARTY]
-            clear = first or (group if len(group) == 1 else [])
-            result += [name] if clear else []
-            result += [p.qualified for p in group if p not in clear]
-        return sorted(name for name in result if fnmatchcase(name, pattern))
+        found = {self.name_of(p) for p in self.components if p.kind == kind}
+        return sorted(name for name in found if fnmatchcase(name, pattern))
+
+    def name_of(self, provided: Provided) -> str:
+        """The shortest name that finds a component: its own, or qualified where that is taken."""
+        name = provided.component.name
+        rivals = [p for p in self.components if (p.kind, p.component.name) == (provided.kind, name)]
+        own = [p for p in rivals if p.distribution == FIRST_PARTY] or rivals
+        return name if own == [provided] else provided.qualified
 
     def find(self, kind: Kind, name: str) -> Provided:
         """The component of this name, plain or ``distribution/name``.
@@ -121,12 +120,19 @@ class Registry:
         """
         _check_kind(kind)
         of_kind = [p for p in self.components if p.kind == kind]
-        found = [p for p in of_kind if name in (p.component.name, p.qualified)]
+        distribution, slash, plain = name.rpartition("/")
+        asked = f"{_canonical(distribution)}/{plain}" if slash else name
+        found = [p for p in of_kind if asked in (p.component.name, p.qualified)]
         found = [p for p in found if p.distribution == FIRST_PARTY] or found
         if len(found) == 1:
             return found[0]
         if found:
-            ways = " or ".join(p.qualified for p in found)
+            ways = " or ".join(sorted({p.qualified for p in found}))
+            if len({p.qualified for p in found}) == 1:
+                raise PluginError(
+                    f"{kind} {name!r} is offered twice by {found[0].distribution}; only a change "
+                    "of that plugin can tell them apart."
+                )
             raise PluginError(f"{kind} {name!r} is offered by several plugins; say {ways}.")
         raise PluginError(self._unknown(kind, name))
 
@@ -145,7 +151,7 @@ class Registry:
         module_name, _, attribute = component.target.partition(":")
         try:
             found = getattr(importlib.import_module(module_name), attribute)
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             raise PluginError(
                 f"{kind} {name!r} of {provided.distribution} cannot be imported from "
                 f"{component.target!r}: {type(error).__name__}: {error}"
@@ -170,7 +176,8 @@ class Registry:
         failures: list[Failure] = []
         sources = [*(_installed() if self._discover else ()), *self._added]
         for source in sources:
-            if self._disabled & {source.distribution, source.name, source.key}:
+            names = (source.distribution, source.name, source.key)
+            if self._disabled & {_canonical(name) for name in names}:
                 continue
             plugin: object = None
             try:
@@ -178,6 +185,11 @@ class Registry:
                 manager.register(plugin, name=source.key)
                 # An unknown hook is pending for ever; asked for now, it is this plugin's.
                 manager.check_pending()
+                if not manager.get_hookcallers(plugin):
+                    raise TypeError(
+                        "it implements no hook; decorate flexvar_backbones() and the like with "
+                        "@flexvar.hookimpl"
+                    )
             except BaseException as error:
                 failures.append(self._failure(source, error))
                 # pluggy keeps a plugin whose registration failed half-way.
@@ -202,7 +214,7 @@ class Registry:
     def _failure(self, source: _Source, error: BaseException) -> Failure:
         if self._strict or isinstance(error, KeyboardInterrupt):
             raise error
-        reason = f"{type(error).__name__}: {error}".strip().splitlines()[0]
+        reason = " ".join(f"{type(error).__name__}: {error}".split())
         return Failure(source.key, reason, "".join(traceback.format_exception(error)))
 
 
@@ -210,7 +222,7 @@ def _installed() -> list[_Source]:
     """Entry points of the group; the same name in two distributions stays two plugins."""
     sources: dict[tuple[str, str], _Source] = {}
     for entry in metadata.entry_points(group=GROUP):
-        distribution = entry.dist.name.lower().replace("_", "-") if entry.dist else "unknown"
+        distribution = _canonical(entry.dist.name) if entry.dist else "unknown"
         source = _Source(distribution, entry.name, entry.load)
         sources.setdefault((source.key, entry.value), source)
     return sorted(sources.values(), key=lambda s: (s.distribution != FIRST_PARTY, s.key))
@@ -221,6 +233,18 @@ def _check_records(hook: str, records: Iterable[object]) -> None:
     for record in records:
         if not isinstance(record, Component):
             raise TypeError(f"{hook} yielded {record!r}, expected flexvar.Component records")
+        texts = (record.name, record.target, record.summary)
+        if not all(isinstance(text, str) for text in texts) or not record.name:
+            raise TypeError(f"{hook}: name, target and summary of {record!r} have to be text")
+        if set(record.name) & set("/, "):
+            raise ValueError(f"{hook}: the name {record.name!r} may hold no slash, comma or space")
+        if not isinstance(record.requires, tuple | list) or not all(
+            isinstance(package, str) for package in record.requires
+        ):
+            raise TypeError(
+                f"{hook}: requires of {record.name!r} has to be a tuple of import names, such as "
+                f"('scipy',); found {record.requires!r}"
+            )
         if record.name in seen:
             raise ValueError(f"{hook} yields the name {record.name!r} twice")
         module, colon, attribute = record.target.partition(":")
@@ -258,9 +282,15 @@ def _check_kind(kind: str) -> None:
         raise PluginError(f"Unknown kind {kind!r}. Kinds: {', '.join(KINDS)}.")
 
 
+def _canonical(name: str) -> str:
+    """A distribution's name as packaging compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
 def _findable(name: str) -> bool:
     try:
-        return importlib.util.find_spec(name) is not None
+        # The top-level package alone: to find a module in it would import it.
+        return importlib.util.find_spec(name.partition(".")[0]) is not None
     except (ImportError, ValueError):
         return False
 

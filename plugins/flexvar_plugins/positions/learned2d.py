@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
@@ -37,7 +37,11 @@ class Learned2d(nn.Module):
 
     Config: ClassVar[type[ComponentConfig]] = Learned2dConfig
     provides: ClassVar[frozenset[str]] = frozenset({"add"})
-    contract_options = ({}, {"side": 16, "resize": "bilinear"}, {"trainable": False})
+    contract_options: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"side": 16, "resize": "bilinear"},
+        {"trainable": False},
+    )
 
     def __init__(self, config: Learned2dConfig, *, facts: Facts) -> None:
         super().__init__()

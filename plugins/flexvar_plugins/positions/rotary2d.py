@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from flexvar.config import ComponentConfig
+from flexvar.errors import FlexvarError
 from flexvar.layout import Layout
 from flexvar.protocols import Facts, Position
 from flexvar_plugins.positions.sincos import centres
@@ -37,7 +38,12 @@ class Rotary2d(nn.Module):
         super().__init__()
         self.layouts: tuple[Layout, ...] | None = None
         self.config = config
-        self.pairs = max(1, facts.head_dim // 4)
+        self.pairs = facts.head_dim // 4
+        if self.pairs == 0 and facts.head_dim:
+            raise FlexvarError(
+                f"position rotary2d turns two pairs of channels at least, so a head needs 4; this "
+                f"backbone's head_dim is {facts.head_dim}."
+            )
         self.register_buffer("anchor", torch.empty(0), persistent=False)
 
     def forward(self, layout: Layout) -> Position:

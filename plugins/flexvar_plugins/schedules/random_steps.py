@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -43,7 +43,10 @@ class RandomSteps:
 
     Config: ClassVar[type[ComponentConfig]] = RandomStepsConfig
     # Not with the released rule, which may end below the grid asked for.
-    contract_options = ({}, {"steps": 5, "drop": 0.5, "most_dropped": 1})
+    contract_options: ClassVar[tuple[dict[str, Any], ...]] = (
+        {},
+        {"steps": 5, "drop": 0.5, "most_dropped": 1},
+    )
 
     def __init__(self, config: RandomStepsConfig, *, facts: Facts) -> None:
         del facts
