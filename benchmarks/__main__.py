@@ -54,6 +54,10 @@ def _show(row: dict[str, Any]) -> None:
     if "error" in row:
         typer.secho(f"  {row['error']}", fg=typer.colors.RED)
         return
+    if "figures" in row:
+        for name, value in row["figures"].items():
+            typer.echo(f"  {name}: {value}")
+        return
     for who in ("flexvar", "plain"):
         part = row[who]
         split = ", ".join(f"{p} {part[f'{p}_s']:.2f}" for p in ("backbone", "sampling", "decoder"))

@@ -17,6 +17,7 @@ from flexvar.layout import Grid, Layout
 from flexvar.model import NextScaleModel
 from flexvar.protocols import Tokenizer
 from flexvar.sampling import GuidanceSchedule
+from flexvar.sequence import check_maps
 
 OnScale = Callable[[int, Tensor, tuple[Tensor, ...]], None]
 
@@ -47,6 +48,29 @@ class SamplingSettings(ComponentConfig):
 
 
 @dataclass(frozen=True, slots=True)
+class Known:
+    """Tokens that are given: maps (B,h,w) int64 and keep (B,h,w) bool, one of each per grid.
+
+    Where ``keep`` is true the token of ``maps`` is taken, elsewhere a token is drawn. A scale may
+    be kept wholly. For one image per row of the batch.
+    """
+
+    maps: tuple[Tensor, ...]
+    keep: tuple[Tensor, ...]
+
+    def check(self, layout: Layout, batch: int) -> None:
+        """Raise `FlexvarError` unless there is a map and a mask for each grid and image."""
+        check_maps(self.maps, layout)
+        shapes = [(tuple(k.shape), k.dtype) for k in self.keep]
+        if shapes != [((batch, *grid), torch.bool) for grid in layout]:
+            found = ", ".join(f"{shape} {dtype}" for shape, dtype in shapes)
+            raise FlexvarError(
+                f"keep: expected one bool mask ({batch}, rows, columns) per grid of the layout "
+                f"{layout}, got {found}."
+            )
+
+
+@dataclass(frozen=True, slots=True)
 class Generated:
     """maps: (B,h,w) int64 per grid. latent_BChw: what the tokenizer decodes."""
 
@@ -63,13 +87,16 @@ def generate(
     settings: SamplingSettings,
     sources: Sequence[torch.Generator],
     *,
+    known: Known | None = None,
     images_per_call: int | None = None,
     on_scale: OnScale | None = None,
 ) -> Generated:
     """Token maps and latent of one image per label.
 
     labels_B: int64 class numbers, on the model's device; the null label is allowed. sources:
-    one CPU generator per image, see `flexvar.sampling.generators`. images_per_call: how many
+    one CPU generator per image, see `flexvar.sampling.generators`. known: tokens that win over
+    the drawn ones, at each scale before it is folded; the numbers drawn are the same with and
+    without, so that with nothing to keep the images are too. images_per_call: how many
     images share one call of the model; all unless given, but 1 on a CPU, where matrix products
     round by their size: there an image is the same to the bit whatever its batch, at next to no
     cost in time. on_scale: called after each scale with the step, the latent (B,C,h,w) so far
@@ -78,6 +105,8 @@ def generate(
     """
     layout.check_for_model()
     batch, device = labels_B.shape[0], labels_B.device
+    if known is not None:
+        known.check(layout, batch)
     if len(sources) != batch:
         raise FlexvarError(f"{len(sources)} random sources for {batch} images; give one each.")
     share = images_per_call or (1 if device.type == "cpu" else batch)
@@ -92,6 +121,7 @@ def generate(
     states = [model.start(part_B, layout) for part_B in labels_B.split(rows)]
     uniform_BL = sampling.uniforms(sources, layout.tokens).to(device)
     codes_VC = _codes(tokenizer, device) if settings.soft else None
+    whole = [bool(keep_Bhw.all()) for keep_Bhw in known.keep] if known is not None else []
 
     maps: list[Tensor] = []
     latent_BChw: Tensor | None = None
@@ -100,6 +130,8 @@ def generate(
         if latent_BChw is not None:
             resized = tokenizer.resize(latent_BChw, grid)
             inputs_BLC = rearrange(resized, "B C h w -> B (h w) C")
+        # A scale that is wholly known is shown to the model, but asked nothing of.
+        asked = known is None or not whole[step]
         parts = []
         for number, state in enumerate(states):
             x = None
@@ -107,33 +139,49 @@ def generate(
                 x = inputs_BLC[number * share : (number + 1) * share]
                 x = torch.cat([x, x]) if guided else x
             logits = model.step(x, state)
-            if guided:
+            if guided and asked:
                 cond, uncond = logits.chunk(2)
                 logits = sampling.guide(cond, uncond, weights[step])
             parts.append(logits)
-        logits_BLV = torch.cat(parts) if len(parts) > 1 else parts[0]
-        if settings.temperature != 1:
-            logits_BLV = logits_BLV / settings.temperature
-        if settings.draws(grid):
-            logits_BLV = sampling.filter_logits(
-                logits_BLV, top_k=settings.top_k, top_p=settings.top_p
-            )
-            tokens_BL = sampling.draw(logits_BLV, uniform_BL[:, part])
+        if asked:
+            logits_BLV = torch.cat(parts) if len(parts) > 1 else parts[0]
+            logits_BLV = _adjust(logits_BLV, settings, grid)
+            if settings.draws(grid):
+                tokens_BL = sampling.draw(logits_BLV, uniform_BL[:, part])
+            else:
+                tokens_BL = logits_BLV.argmax(dim=-1)
+            map_Bhw = tokens_BL.unflatten(1, grid)
+            if known is not None:
+                map_Bhw = torch.where(known.keep[step], known.maps[step], map_Bhw)
         else:
-            tokens_BL = logits_BLV.argmax(dim=-1)
-        maps.append(tokens_BL.unflatten(1, grid))
-        if codes_VC is None:
-            code_BChw = tokenizer.lookup(maps[-1])
-        else:
+            assert known is not None
+            map_Bhw = known.maps[step]
+        maps.append(map_Bhw)
+        code_BChw = tokenizer.lookup(map_Bhw)
+        if codes_VC is not None:
             ratio = step / (len(layout) - 1) if len(layout) > 1 else 1.0
-            noise = sampling.gumbels(sources, grid.cells, logits_BLV.shape[-1]).to(device)
-            code_BLC = sampling.soft_weights(logits_BLV, noise, ratio) @ codes_VC
-            code_BChw = rearrange(code_BLC, "B (h w) C -> B C h w", h=grid.h)
+            # Drawn even if all is known, so that later scales find the same noise.
+            noise = sampling.gumbels(sources, grid.cells, len(codes_VC)).to(device)
+            # Where the likeliest token is taken there is nothing to mix.
+            if asked and settings.draws(grid):
+                soft_BLC = sampling.soft_weights(logits_BLV, noise, ratio) @ codes_VC
+                soft_BChw = rearrange(soft_BLC, "B (h w) C -> B C h w", h=grid.h)
+                keep = None if known is None else known.keep[step][:, None]
+                code_BChw = soft_BChw if keep is None else torch.where(keep, code_BChw, soft_BChw)
         latent_BChw = tokenizer.fold(latent_BChw, code_BChw, layout, step)
         if on_scale is not None:
             on_scale(step, latent_BChw, tuple(maps))
     assert latent_BChw is not None
     return Generated(tuple(maps), latent_BChw)
+
+
+def _adjust(logits_BLV: Tensor, settings: SamplingSettings, grid: Grid) -> Tensor:
+    """The logits that tokens of a grid are drawn from."""
+    if settings.temperature != 1:
+        logits_BLV = logits_BLV / settings.temperature
+    if not settings.draws(grid):
+        return logits_BLV
+    return sampling.filter_logits(logits_BLV, top_k=settings.top_k, top_p=settings.top_p)
 
 
 def _paired(cond_B: Tensor, null_B: Tensor, share: int) -> Tensor:

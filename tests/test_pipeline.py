@@ -105,7 +105,7 @@ def test_num_and_callbacks(tiny):
         ({"size": (18, 16)}, "18 is no multiple of the stride 4; the nearest is 16 or 20"),
         ({"size": (0, 16)}, "0 is no multiple of the stride 4; the nearest is 4"),
         ({"size": 16, "steps": [1, 2]}, "size 16x16 is a 4x4 latent, but steps ends at 2x2"),
-        ({"steps": 99}, "at most 16 steps"),
+        ({"steps": 99}, "at most 31 steps"),
         ({"steps": 0}, "steps: got 0"),
         ({"top_k": -1}, "top_k: got -1; expected greater than or equal to 0"),
         ({"temperature": 0}, "temperature: got 0"),
@@ -206,6 +206,13 @@ def test_soft_codes_and_greedy_sides(tiny):
         assert tokens(one) == tokens(other)
 
 
+def test_soft_codes_of_the_likeliest_token_are_its_own(tiny):
+    soft, hard = (
+        tiny([0], size=16, seed=0, top_k=1, soft=soft, output="tensor") for soft in (True, False)
+    )
+    assert torch.equal(soft.images, hard.images)
+
+
 def test_reconstruct(tiny, tmp_path):
     picture = Image.radial_gradient("L").resize((50, 38))
     result = tiny.reconstruct(picture)
@@ -242,6 +249,11 @@ def test_random_weights_follow_the_seed():
             {"backbone": {"name": "transformer", "depth": "two"}},
             "backbone.depth: got 'two'; expected",
         ),
+        (
+            {"backbone": {"name": "transformer", "depth": True}},
+            "depth: got True; expected a number",
+        ),
+        ({"backbone": {"name": "transformer", "depth": "2"}}, "depth: got '2'; expected a number"),
         ({"backbone": {"name": "transformer", "depht": 2}}, "did you mean 'depth'"),
         (
             {"backbone": {"name": "transformer", "width": 65, "num_heads": 2}},
@@ -249,7 +261,7 @@ def test_random_weights_follow_the_seed():
         ),
         (
             {"tokenizer": {"name": "multiscale", "channels": 40}},
-            "tokenizer.channels: got 40; expected a multiple",
+            "channels is 40, expected a multiple of 32",
         ),
         ({"tokenizer": {"nam": "multiscale"}}, "tokenizer.name: missing"),
         ({"position": {"name": "per_scale"}}, "position.grids: missing"),

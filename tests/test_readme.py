@@ -34,6 +34,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = load_file(GOLDEN / "flexvar" / "transformer.safetensors")
     torch.save(model, path / "FlexVARd16-epo179.pth")
     Image.radial_gradient("L").resize((80, 64)).save(path / "photo.jpg")
+    Image.radial_gradient("L").point(lambda v: 255 * (v < 90)).resize((80, 64)).save(
+        path / "mask.png"
+    )
+    for name in ("cats", "dogs"):
+        (path / "pictures-to-train" / name).mkdir(parents=True)
+        for number in range(3):
+            picture = Image.effect_noise((90, 80), 40 + 60 * number).convert("RGB")
+            picture.save(path / "pictures-to-train" / name / f"{number}.png")
     return path
 
 
@@ -51,16 +59,40 @@ def small(text: str) -> str:
 
 
 def test_released_checkpoints(folder: Path):
-    (shell,) = blocks("Generate with released checkpoints", "bash")
-    for line in shell.strip().splitlines():
-        program, *arguments = shlex.split(small(line))
-        assert program == "flexvar"
-        run(folder, sys.executable, "-m", "flexvar", *arguments)
+    (text,) = blocks("Generate with released checkpoints", "bash")
+    shell(folder, text)
     assert Image.open(folder / "pictures" / "00001.png").size == (384, 256)
     (python,) = blocks("Generate with released checkpoints", "python")
     run(folder, sys.executable, "-c", small(python))
     assert (folder / "dog.png").exists()
     assert (folder / "as_the_tokenizer_sees_it.png").exists()
+
+
+def shell(folder: Path, text: str) -> None:
+    """Run the lines of a shell block, all commands of flexvar."""
+    for line in text.strip().splitlines():
+        program, *arguments = shlex.split(small(line))
+        assert program == "flexvar"
+        run(folder, sys.executable, "-m", "flexvar", *arguments)
+
+
+def test_editing(folder: Path):
+    if not (folder / "flexvar-d16").exists():
+        shell(folder, blocks("Generate with released checkpoints", "bash")[0].splitlines()[0])
+    shell(folder, blocks("Edit", "bash")[0])
+    assert Image.open(folder / "outpainted" / "00000.png").size == (120, 64)
+    run(folder, sys.executable, "-c", small(blocks("Edit", "python")[0]))
+    assert (folder / "scales.webp").exists()
+
+
+def test_training(folder: Path):
+    pytest.importorskip("accelerate")
+    (text,) = blocks("Train on your own pictures", "bash")
+    text = text.replace("=pictures ", "=pictures-to-train ").replace(
+        "data pictures ", "data pictures-to-train "
+    )
+    shell(folder, text.replace("steps=1500", "steps=2"))
+    assert Image.open(folder / "generated" / "00000.png").size == (64, 64)
 
 
 def test_combining_parts(folder: Path):

@@ -34,7 +34,7 @@ def test_any_size_and_number_of_steps(last, data):
 
 @given(sizes)
 def test_too_many_steps_names_the_most(last):
-    most = max(last)
+    most = last.h + last.w - 1
     with pytest.raises(FlexvarError, match=f"at most {most} steps"):
         ladder(last, most + 1)
     assert 1 <= usual_steps(last) <= most
@@ -59,10 +59,16 @@ def test_aspect_ratio_rule(last):
 
 def test_fewer_than_two_steps():
     with pytest.raises(
-        FlexvarError, match="got 0; a 4x4 latent needs at least 2, and takes at most 4"
+        FlexvarError, match="got 0; a 4x4 latent needs at least 2, and takes at most 7"
     ):
         ladder(Grid(4, 4), 0)
     assert ladder(Grid(1, 1)) == Layout.of(1)
+
+
+def test_more_steps_than_the_longer_side_grow_by_rows_and_columns_in_turn():
+    layout = ladder(Grid(6, 4), 9)
+    assert str(layout) == "1, 2x1, 2, 3x2, 4x2, 4x3, 5x3, 5x4, 6x4"
+    assert len(ladder(Grid(1, 7), 7)) == 7
 
 
 def test_explicit_knows_one_list():

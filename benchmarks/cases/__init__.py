@@ -12,6 +12,10 @@ SUITES: dict[str, tuple[str, str]] = {
         "benchmarks.cases.generate_cpu",
         "One 256 px image of d16 on a CPU, against the plain loop, fp32 and bf16",
     ),
+    "editing": (
+        "benchmarks.cases.editing",
+        "Zero-shot tasks of the bundled model, against a wrong class, bicubic, and chance",
+    ),
 }
 
 

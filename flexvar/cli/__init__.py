@@ -10,7 +10,9 @@ import typer
 from flexvar import __version__
 from flexvar.cli.convert import convert
 from flexvar.cli.data import data
+from flexvar.cli.demo import demo
 from flexvar.cli.doctor import doctor
+from flexvar.cli.edit import edit
 from flexvar.cli.generate import generate
 from flexvar.cli.plugins import plugins
 from flexvar.errors import FlexvarError
@@ -23,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, convert, data, plugins, doctor):
+for command in (generate, edit, convert, demo, data, plugins, doctor):
     app.command()(command)
 
 

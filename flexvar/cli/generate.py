@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -60,11 +61,31 @@ def generate(
         str, typer.Option(help="cpu, cuda, cuda:1 ...; auto is CUDA if any.")
     ] = "auto",
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    any_size: Annotated[
+        bool,
+        typer.Option(
+            "--any-size", help="Also sizes a model with one list of grids was not made for."
+        ),
+    ] = False,
+    tile: Annotated[
+        int | None,
+        typer.Option(
+            help="Side in pixels of the tiles large pictures are decoded in; 0 is never.",
+            show_default="512 above 1024x1024 pixels",
+        ),
+    ] = None,
+    show_scales: Annotated[
+        bool,
+        typer.Option(
+            "--show-scales",
+            help="Also write each image after every scale, as a strip and an animation.",
+        ),
+    ] = False,
 ) -> None:
     """Generate images of the given classes.
 
     Writes 00000.png ... and, for several, a contact sheet grid.png to --out. Every PNG carries
-    the settings that make it again.
+    the settings that make it again. With --show-scales also 00000-scales.png and .webp.
 
     Example: flexvar generate --model DIR --label 3 --label 7 --size 96x64 --steps 9 --seed 0
     """
@@ -76,10 +97,11 @@ def generate(
     asked_steps = None if steps is None else parse_steps(steps)
     if num < 1:
         raise FlexvarError(f"--num: got {num}; expected at least 1.")
-    _check_out(out)
+    check_out(out)
 
     from flexvar import images
     from flexvar.pipeline import Pipeline
+    from flexvar.views import Scales, animate, strip
 
     pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype, preset=preset)
     numbers = [number for number in pipe.label_numbers(label) for _ in range(num)]
@@ -89,6 +111,7 @@ def generate(
         seed = secrets.randbelow(2**31)
     pictures: list[Any] = []
     names: list[Path] = []
+    scales = Scales() if show_scales else None
     for start in range(0, len(numbers), batch):
         part = numbers[start : start + batch]
         result = pipe(
@@ -103,7 +126,18 @@ def generate(
             soft=soft,
             seed=seed,
             first_index=start,
+            any_size=any_size,
+            tile=tile,
+            on_scale=scales,
         )
+        if scales is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            for index, views in enumerate(scales.pictures(pipe)):
+                stem = out / f"{start + index:05d}-scales"
+                images.save_png(
+                    strip(views), stem.with_suffix(".png"), result.image_settings(index)
+                )
+                animate(views, stem.with_suffix(".webp"))
         names += result.save(out, start=start)
         pictures += result.images
     if len(pictures) > 1:
@@ -121,7 +155,7 @@ def parse_size(text: str) -> tuple[int, int]:
     from flexvar.errors import FlexvarError
 
     parts = text.lower().split("x")
-    if len(parts) > 2 or not all(part.strip().isdigit() for part in parts):
+    if len(parts) > 2 or not all(re.fullmatch(r" *[0-9]+ *", part) for part in parts):
         raise FlexvarError(f"--size: got {text!r}; expected height x width, for example 96x64.")
     height, width = int(parts[0]), int(parts[-1])
     return height, width
@@ -132,8 +166,8 @@ def parse_steps(text: str) -> int | list[tuple[int, int]]:
     from flexvar.errors import FlexvarError
 
     parts = [part.strip().lower().split("x") for part in text.split(",")]
-    sign_and_digits = all(p.lstrip("-").isdigit() for part in parts for p in part)
-    if not sign_and_digits or any(len(part) > 2 for part in parts):
+    numbers = all(re.fullmatch(r"-?[0-9]+", p) for part in parts for p in part)
+    if not numbers or any(len(part) > 2 for part in parts):
         raise FlexvarError(
             f"--steps: got {text!r}; expected a number, or grids (rows x columns) as in 1,2,4,6x4."
         )
@@ -142,7 +176,7 @@ def parse_steps(text: str) -> int | list[tuple[int, int]]:
     return [(int(part[0]), int(part[-1])) for part in parts]
 
 
-def _check_out(out: Path) -> None:
+def check_out(out: Path) -> None:
     """Say that a directory cannot be written before the work is done, not after."""
     import os
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from flexvar.config import ComponentConfig
 from flexvar.kernels import Kernel
@@ -189,6 +190,7 @@ class TransformerBackbone(nn.Module):
         del facts  # everything it needs is in its options
         attention.require(config.implementation)
         self.config = config
+        self.recompute = False
         self.width, self.head_dim = config.width, config.head_dim
         last = max(config.depth - 1, 1)
         self.blocks = nn.ModuleList(
@@ -241,14 +243,25 @@ class TransformerBackbone(nn.Module):
     def forward(self, x_BLD: Tensor, cond_BD: Tensor, layout: Layout, position: Position) -> Tensor:
         """Features (B,L,D) of all scales at once."""
         attend = self._kernel(x_BLD)
-        for block, modulation in zip(self._blocks(), self._modulations(cond_BD), strict=True):
 
-            def attention_over_scales(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-                return attention.over_scales(attend, q, k, v, layout, scale)
+        def attention_over_scales(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+            return attention.over_scales(attend, q, k, v, layout, scale)
 
+        def run(block: Block, modulation: Modulation, x_BLD: Tensor) -> Tensor:
             q, k, v = self._qkv(block, modulation, x_BLD, position.rotate_LR)
-            x_BLD = self._finish(block, modulation, x_BLD, attention_over_scales, q, k, v)
+            return self._finish(block, modulation, x_BLD, attention_over_scales, q, k, v)
+
+        recompute = self.recompute and torch.is_grad_enabled()
+        for block, modulation in zip(self._blocks(), self._modulations(cond_BD), strict=True):
+            if recompute:
+                x_BLD = checkpoint(run, block, modulation, x_BLD, use_reentrant=False)
+            else:
+                x_BLD = run(block, modulation, x_BLD)
         return x_BLD
+
+    def checkpoint_activations(self) -> None:
+        """From now on keep no activations inside blocks; the backward pass computes them again."""
+        self.recompute = True
 
     def start(self, cond_BD: Tensor, layout: Layout, position: Position) -> TransformerState:
         """A state with room for all tokens of the layout."""

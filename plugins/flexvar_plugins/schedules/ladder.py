@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from itertools import pairwise
 from typing import ClassVar
 
 from flexvar.config import ComponentConfig
@@ -29,26 +31,34 @@ PUBLISHED: dict[int, dict[int, tuple[int, ...]]] = {
     32: {12: (*_TEN, 23, 32), 15: (*_THIRTEEN, 23, 32)},
 }
 BASE = 16
+# The most by which the cells of a grid outnumber those before it in all published lists: 1 to 4.
+MOST_GROWTH = 4
+# The short lists double their sides early on, and rounding down in another shape near 16x16 makes
+# that up to 7.5 times the cells.
+SHORT_LIST, MOST_GROWTH_OF_SHORT = 7, 8
 
 
 def most_steps(last: Grid) -> int:
-    """How many distinct grids lead from 1x1 to ``last`` in its shape: one per longer side."""
-    return max(last)
+    """How many distinct grids can lead from 1x1 to ``last``: one more row or column each."""
+    return last.h + last.w - 1
 
 
 def usual_steps(last: Grid) -> int:
     """10 steps at 16 cells a side, one more for each half octave: 11 at 24, 12 at 32."""
     side = math.sqrt(last.h * last.w)
-    return max(1, min(most_steps(last), round(10 + 2 * math.log2(side / 16))))
+    return max(1, min(max(last), round(10 + 2 * math.log2(side / 16))))
 
 
 def ladder(last: Grid, steps: int | None = None) -> Layout:
     """The list of ``steps`` grids up to ``last``; the usual number unless given.
 
-    The published list where there is one. For another shape the published aspect-ratio rule,
-    (floor(h s/16), floor(w s/16)) for each side s of the list for 16, as far as it starts at
-    1x1 and repeats nothing. For all else, longer sides in a geometric row, and the shorter side
-    in proportion.
+    The published list where there is one. For another size the published aspect-ratio rule,
+    (floor(h s/16), floor(w s/16)) for each side s of the list for 16, from 1x1 on, as long as no
+    grid repeats and none has over four times the cells of the one before (eight in lists of
+    up to seven). For all else the same
+    rule over a geometric row of sides, up to the side of the square of as many cells; where that
+    repeats a grid, up to the longer side. More steps than the longer side has cells take a
+    staircase, which grows by rows and columns in turn.
     Raises `FlexvarError` for less than 1 step and for more than there are distinct grids.
     """
     if steps is None:
@@ -57,11 +67,46 @@ def ladder(last: Grid, steps: int | None = None) -> Layout:
     if last.h == last.w and steps in PUBLISHED.get(last.h, {}):
         return Layout.of(*PUBLISHED[last.h][steps])
     if steps in PUBLISHED[BASE]:
-        by_rule = tuple(in_shape(last, side, BASE) for side in PUBLISHED[BASE][steps])
-        if by_rule[0] == (1, 1) and len(set(by_rule)) == steps:
-            return Layout(by_rule)
-    longer = max(last)
-    return Layout(tuple(in_shape(last, side, longer) for side in geometric(longer, steps)))
+        layout = scaled(last, PUBLISHED[BASE][steps])
+        most = MOST_GROWTH if steps > SHORT_LIST else MOST_GROWTH_OF_SHORT
+        if distinct(layout) and growth(layout) <= most:
+            return layout
+    middle = round(math.sqrt(last.cells))
+    if steps <= middle:
+        layout = scaled(last, geometric(middle, steps))
+        if distinct(layout):
+            return layout
+    if steps <= max(last):
+        return scaled(last, geometric(max(last), steps))
+    path = staircase(last)
+    return Layout(tuple(path[place - 1] for place in geometric(len(path), steps)))
+
+
+def staircase(last: Grid) -> list[Grid]:
+    """All grids from 1x1 to ``last`` by one more row or column at a time, nearest its shape."""
+    rows = [(row / last.h, 0) for row in range(1, last.h)]
+    columns = [(column / last.w, 1) for column in range(1, last.w)]
+    sides, path = [1, 1], [Grid(1, 1)]
+    for _, side in sorted(rows + columns):
+        sides[side] += 1
+        path.append(Grid(*sides))
+    return path
+
+
+def scaled(last: Grid, sides: Sequence[int]) -> Layout:
+    """``last`` shrunk by each side over the last side, the first one to 1x1."""
+    grids = [in_shape(last, side, sides[-1]) for side in sides]
+    return Layout((Grid(1, 1), *grids[1:])) if len(grids) > 1 else Layout((last,))
+
+
+def distinct(layout: Layout) -> bool:
+    """Whether no grid stands twice."""
+    return len(set(layout.grids)) == len(layout)
+
+
+def growth(layout: Layout) -> float:
+    """The most by which the cells of a grid outnumber those of the one before."""
+    return max((b.cells / a.cells for a, b in pairwise(layout.grids)), default=1.0)
 
 
 def in_shape(last: Grid, side: int, of: int) -> Grid:

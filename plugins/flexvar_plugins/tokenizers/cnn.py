@@ -6,11 +6,11 @@ the middle, GroupNorm(32), SiLU.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from flexvar.config import ComponentConfig
@@ -23,27 +23,38 @@ GROUPS = 32
 class CnnConfig(ComponentConfig):
     """Options of the convolutional tokenizers.
 
-    vocab_size, code_dim: the codebook. channels: width of the finest level, a multiple of 32;
-    channel_multipliers: of each level, fine to coarse - the stride is 2 per level after the
-    first. blocks: residual blocks per level (the decoder has one more). latent_channels: what
-    the encoder puts out before it is projected to code_dim. projection_kernel: size of that
-    projection and of its inverse.
+    vocab_size, code_dim: the codebook. channels: width of the finest level, a multiple of
+    groups; channel_multipliers: of each level, fine to coarse - the stride is 2 per level after
+    the first. blocks: residual blocks per level (the decoder has one more). groups: of GroupNorm;
+    narrow networks need fewer than the published 32, for with one channel in each the picture's
+    own brightness and colour are lost. latent_channels: what the encoder puts out before it is
+    projected to code_dim. projection_kernel: size of that projection and of its inverse.
     """
 
     vocab_size: int = Field(default=8912, ge=1)
     code_dim: int = Field(default=32, ge=1)
-    channels: int = Field(default=128, ge=GROUPS)
+    channels: int = Field(default=128, ge=1)
     channel_multipliers: tuple[int, ...] = Field(default=(1, 1, 2, 2, 4), min_length=1)
     blocks: int = Field(default=2, ge=1)
+    groups: int = Field(default=GROUPS, ge=1)
     latent_channels: int = Field(default=256, ge=1)
     projection_kernel: int = Field(default=1, ge=1)
 
-    @field_validator("channels")
+    @field_validator("projection_kernel")
     @classmethod
-    def _whole_groups(cls, value: int) -> int:
-        if value % GROUPS:
-            raise ValueError(f"expected a multiple of {GROUPS}, the groups of its GroupNorm")
+    def _has_a_centre(cls, value: int) -> int:
+        if value % 2 == 0:
+            raise ValueError("expected an odd number, so that it keeps the size")
         return value
+
+    @model_validator(mode="after")
+    def _whole_groups(self) -> Self:
+        if self.channels % self.groups:
+            raise ValueError(
+                f"channels is {self.channels}, expected a multiple of {self.groups}, the groups "
+                "of its GroupNorm"
+            )
+        return self
 
     @property
     def stride(self) -> int:
@@ -62,27 +73,27 @@ class CnnConfig(ComponentConfig):
 
 
 class GroupNorm(nn.GroupNorm):
-    """GroupNorm over 32 groups that also takes a single value per group.
+    """GroupNorm that also takes a single value per group.
 
     torch's module refuses that, which a 1x1 latent of a narrow network is.
     """
 
-    def __init__(self, channels: int) -> None:
-        super().__init__(GROUPS, channels, eps=1e-6)
+    def __init__(self, channels: int, groups: int) -> None:
+        super().__init__(groups, channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,h,w) -> the same shape."""
-        return torch.group_norm(x, GROUPS, self.weight, self.bias, self.eps)
+        return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions behind norm and SiLU, and a shortcut."""
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, groups: int) -> None:
         super().__init__()
-        self.norm1 = GroupNorm(in_channels)
+        self.norm1 = GroupNorm(in_channels, groups)
         self.conv1 = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.norm2 = GroupNorm(out_channels)
+        self.norm2 = GroupNorm(out_channels, groups)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, padding=1)
         self.shortcut: nn.Module = nn.Identity()
         if in_channels != out_channels:
@@ -98,9 +109,9 @@ class ResidualBlock(nn.Module):
 class SelfAttention(nn.Module):
     """One-headed attention over all cells, and a shortcut."""
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, groups: int) -> None:
         super().__init__()
-        self.norm = GroupNorm(channels)
+        self.norm = GroupNorm(channels, groups)
         self.qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.out = nn.Conv2d(channels, channels, 1)
 
@@ -136,11 +147,11 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def _middle(channels: int) -> nn.Sequential:
+def _middle(channels: int, groups: int) -> nn.Sequential:
     return nn.Sequential(
-        ResidualBlock(channels, channels),
-        SelfAttention(channels),
-        ResidualBlock(channels, channels),
+        ResidualBlock(channels, channels, groups),
+        SelfAttention(channels, groups),
+        ResidualBlock(channels, channels, groups),
     )
 
 
@@ -157,15 +168,15 @@ class Encoder(nn.Module):
             lowest = number == len(widths) - 1
             level = nn.Sequential()
             for _ in range(config.blocks):
-                level.append(ResidualBlock(width, level_width))
+                level.append(ResidualBlock(width, level_width, config.groups))
                 width = level_width
                 if lowest:
-                    level.append(SelfAttention(width))
+                    level.append(SelfAttention(width, config.groups))
             if not lowest:
                 level.append(Downsample(width))
             self.levels.append(level)
-        self.middle = _middle(width)
-        self.norm_out = GroupNorm(width)
+        self.middle = _middle(width, config.groups)
+        self.norm_out = GroupNorm(width, config.groups)
         self.conv_out = nn.Conv2d(width, config.latent_channels, 3, padding=1)
 
     def forward(self, image_B3HW: Tensor) -> Tensor:
@@ -187,19 +198,19 @@ class Decoder(nn.Module):
         widths = config.widths[::-1]
         width = widths[0]
         self.conv_in = nn.Conv2d(config.latent_channels, width, 3, padding=1)
-        self.middle = _middle(width)
+        self.middle = _middle(width, config.groups)
         self.levels = nn.ModuleList()
         for number, level_width in enumerate(widths):
             level = nn.Sequential()
             for _ in range(config.blocks + 1):
-                level.append(ResidualBlock(width, level_width))
+                level.append(ResidualBlock(width, level_width, config.groups))
                 width = level_width
                 if number == 0:
-                    level.append(SelfAttention(width))
+                    level.append(SelfAttention(width, config.groups))
             if number < len(widths) - 1:
                 level.append(Upsample(width))
             self.levels.append(level)
-        self.norm_out = GroupNorm(width)
+        self.norm_out = GroupNorm(width, config.groups)
         self.conv_out = nn.Conv2d(width, 3, 3, padding=1)
 
     def forward(self, latent: Tensor) -> Tensor:

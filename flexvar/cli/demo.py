@@ -1,0 +1,76 @@
+"""``flexvar demo``: one HTML page with what a model can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def demo(
+    model: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Checkpoint directory, bundled name or hub id; give it again to compare.",
+            show_default="every bundled model",
+        ),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory for the page.")] = Path("demo"),
+    image: Annotated[
+        Path | None,
+        typer.Option(help="Photograph to reconstruct.", show_default="one of scikit-image's"),
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Same seed, same page.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, cuda ...; auto is CUDA if any.")] = "auto",
+) -> None:
+    """Make a page with every class, several sizes, step counts and reconstructions.
+
+    The path of the page stands alone on the last line.
+
+    Example: flexvar demo --out demo
+    """
+    import os
+    import warnings
+
+    from flexvar import checkpoint, images
+    from flexvar import demo as pages
+    from flexvar.errors import FlexvarError
+    from flexvar.pipeline import Pipeline
+
+    names = model or checkpoint.bundled_names()
+    if not names:
+        raise FlexvarError("No model comes with this build; name one: --model DIR.")
+    if out.is_file():
+        raise FlexvarError(f"--out {out} is a file; name a directory.")
+    photo = images.open_image(image) if image is not None else _photo()
+    parts = []
+    for name in names:
+        typer.echo(f"{name} ...")
+        pipe = Pipeline.from_pretrained(name, device=device)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the page is about sizes outside training
+            made = pages.run(pipe, seed=seed, photo=photo)
+        for section in made.sections:
+            typer.echo(f"  {section.title}: {section.seconds:.1f} s")
+        parts.append((Path(name).name, made))
+    path = (out / "index.html").resolve()
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(pages.page("flexvar demo", parts), encoding="utf-8")
+        os.replace(temporary, path)
+    except OSError as error:
+        raise FlexvarError(f"Cannot write {path}: {error.strerror or error}.") from None
+    typer.echo(str(path))
+
+
+def _photo() -> object:
+    """A photograph of scikit-image's, if it is installed."""
+    try:
+        from PIL import Image
+        from skimage.data import chelsea
+    except ImportError:
+        typer.echo("scikit-image is not installed, so no photograph is reconstructed (--image).")
+        return None
+    return Image.fromarray(chelsea()).crop((60, 0, 360, 300))

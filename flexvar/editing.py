@@ -1,0 +1,303 @@
+"""The zero-shot tasks: the methods `flexvar.Pipeline` has beside generating.
+
+They share these keywords. label: a class number or name, or None for no class; one for all
+pictures or one each. rule: which cells of a scale are generated, see
+`flexvar.edit.cells_to_generate`; ``area`` unless given. blend: put the known pixels back, on by
+default; off, the tokenizer's picture of them stays. feather: pixels of the known part over which
+it fades into the generated one; by default half a latent cell, 0 is a hard edge. size: (height,
+width) in pixels that the model works at, multiples of the stride; by default the picture's own,
+see `flexvar.canvas.model_size`. steps: as in a call. num: results per picture. any_size: on by
+default, as a picture has the size it has; off, a model made for one list of grids refuses
+others. max_side: longest side of a picture in pixels that is taken. The rest, from ``guidance`` to
+``on_scale``, is as in a call. Results have the size of the picture or canvas, the seeds and
+settings of `Pipeline.__call__`, and carry the known tokens.
+
+Pictures are Pillow images of any mode, paths, uint8 arrays, or tensors in [0,1]; a list, or a
+(B,3,H,W) tensor, is a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, Unpack
+
+import torch
+from torch import Tensor
+
+from flexvar import canvas, inputs, request
+from flexvar import edit as edits
+from flexvar import score as scoring
+from flexvar.canvas import Fill
+from flexvar.errors import FlexvarError
+from flexvar.generate import Known
+from flexvar.inputs import MAX_SIDE
+from flexvar.layout import Grid, Layout
+from flexvar.request import Edit, Label, Steps, Task
+from flexvar.result import Result, pictures
+
+if TYPE_CHECKING:
+    from flexvar.pipeline import Pipeline
+
+Labels = Label | Sequence[Label]
+
+
+def inpaint(
+    self: Pipeline, image: Any, mask: Any, label: Labels = None, **options: Unpack[Edit]
+) -> Result:
+    """Pictures with new pixels where the mask is 255, of a class.
+
+    mask: a picture, path, array or tensor of the picture's size, 255 (or True) where to
+    generate; one for all pictures or one each. A mask that keeps everything gives the picture
+    back, with a warning. The other keywords: see `flexvar.editing`.
+    Raises `FlexvarError` for anything that cannot be.
+    """
+    request.check_keywords("inpaint", options, Edit)
+    own = inputs.read_images(image, options.get("max_side", MAX_SIDE))
+    masks = inputs.read_masks(mask, (own.shape[-2], own.shape[-1]), len(own))
+    return _with_hole(self, "inpaint", own, canvas.fill_in(own, masks), masks, label, options)
+
+
+def edit(
+    self: Pipeline,
+    image: Any,
+    box: Sequence[int] | Sequence[Sequence[int]],
+    label: Labels,
+    **options: Unpack[Edit],
+) -> Result:
+    """Pictures with something of another class in a box: class-conditional editing.
+
+    box: (left, top, right, bottom) in pixels, as Pillow has them; one for all or one each. The
+    other keywords: see `flexvar.editing`.
+    Raises `FlexvarError` for anything that cannot be.
+    """
+    request.check_keywords("edit", options, Edit)
+    own = inputs.read_images(image, options.get("max_side", MAX_SIDE))
+    masks = inputs.box_masks(box, (own.shape[-2], own.shape[-1]), len(own))
+    return _with_hole(self, "edit", own, canvas.fill_in(own, masks), masks, label, options)
+
+
+def outpaint(
+    self: Pipeline,
+    image: Any,
+    ratio: float | tuple[float, float] | None = None,
+    label: Labels = None,
+    *,
+    margins: int | tuple[int, int, int, int] | None = None,
+    fill: Fill = "reflect",
+    **options: Unpack[Edit],
+) -> Result:
+    """Pictures continued over their borders.
+
+    ratio: how many times as high and as wide the result is, the picture in its centre: (1, 2) is
+    twice as wide. margins: or the pixels themselves, (top, right, bottom, left) or one number.
+    fill: what stands in the margins when the known part is encoded, see `flexvar.canvas.grow`.
+    The other keywords: see `flexvar.editing`.
+    Raises `FlexvarError` for anything that cannot be, a canvas smaller than the picture too.
+    """
+    request.check_keywords("outpaint", options, Edit)
+    max_side = options.get("max_side", MAX_SIDE)
+    image_B3HW = inputs.read_images(image, max_side)
+    height, width = image_B3HW.shape[-2:]
+    top, right, bottom, left = canvas.margins_of((height, width), ratio, margins)
+    inputs.check_side(top + height + bottom, left + width + right, max_side, "the canvas")
+    own = canvas.grow(image_B3HW, (top, right, bottom, left), fill)
+    masks = torch.ones(len(own), *own.shape[-2:], dtype=torch.bool)
+    masks[:, top : top + height, left : left + width] = False
+    return _with_hole(self, "outpaint", own, own, masks, label, options)
+
+
+def expand(self: Pipeline, image: Any, label: Labels = None, **options: Unpack[Edit]) -> Result:
+    """Pictures made twice as wide, the picture in the centre (FlexVAR, arXiv 2502.20313).
+
+    `outpaint` with the ratio (1, 2). The other keywords: see `flexvar.editing`.
+    """
+    request.check_keywords("expand", options, Edit)
+    return outpaint(self, image, (1, 2), label, **options)
+
+
+def refine(
+    self: Pipeline,
+    image: Any,
+    size: tuple[int, int] | int,
+    label: Labels = None,
+    *,
+    start: int | None = None,
+    encode_at: Literal["target", "own"] = "target",
+    **options: Unpack[Task],
+) -> Result:
+    """Larger pictures of small ones: coarse scales from the picture, the finer ones generated.
+
+    size: (height, width) in pixels of the result, multiples of the stride. start: the first
+    step, counted from 0, that is generated; by default the first whose grid is larger than the
+    picture's own. encode_at: ``target`` encodes the picture enlarged to the result's size;
+    ``own`` at its own size, as published for FlexVAR, which the residual tokenizer cannot. The
+    other keywords: see `flexvar.editing`.
+    Raises `FlexvarError` for a size that is not larger, or of another shape than the picture.
+    """
+    request.check_keywords("refine", options, Task)
+    size = (size, size) if isinstance(size, int) else size
+    max_side = options.get("max_side", MAX_SIDE)
+    image_B3HW = inputs.read_images(image, max_side)
+    inputs.check_side(*size, max_side, "size")
+    stride = self.tokenizer.space.stride
+    any_size = options.get("any_size", True)
+    layout = self.layout(size, options.get("steps"), any_size=any_size)
+    height, width = image_B3HW.shape[-2:]
+    _check_shape((height, width), size, stride)
+    own = Grid(*(max(1, round(side / stride)) for side in (height, width)))
+    if start is None:
+        start = edits.first_larger(layout, own)
+        if start == len(layout):
+            raise FlexvarError(
+                f"refine: {size[0]}x{size[1]} is no larger than the picture, {height}x{width}; "
+                "ask for a larger size, or say at which step to start: start=3."
+            )
+    if not 0 < start < len(layout):
+        raise FlexvarError(
+            f"start: got {start}; the {len(layout)} steps {layout} can be generated from step 1 "
+            f"to {len(layout) - 1} on."
+        )
+    if encode_at == "own":
+        given = Layout(layout.grids[:start])
+        maps = edits.encoder(self.tokenizer, given, self.device, own)(image_B3HW)
+        edits.check_scales_stand_alone(self.tokenizer, maps, layout)
+    elif encode_at == "target":
+        maps = edits.encoder(self.tokenizer, layout, self.device)(image_B3HW)
+    else:
+        raise FlexvarError(f"encode_at: got {encode_at!r}; expected 'target' or 'own'.")
+    known = edits.known_scales(maps, layout, start)
+    report = {"task": "refine", "start": start, "encode_at": encode_at}
+    images_B3HW, result = _run(self, layout, known, label, options, report)
+    output = options.get("output", "pil")
+    return Result(pictures(images_B3HW, output), *result)
+
+
+def score(
+    self: Pipeline,
+    image: Any,
+    labels: Labels = None,
+    *,
+    size: tuple[int, int] | int | None = None,
+    steps: Steps | None = None,
+    any_size: bool = True,
+    max_side: int = MAX_SIDE,
+) -> scoring.Scores:
+    """Log-likelihoods of pictures, (B, classes, K) in nats: by picture, class and scale.
+
+    labels: class numbers or names, all unless given. It is the model's own distribution, without
+    guidance or filters, of the tokens the tokenizer gives the picture. The other keywords: see
+    `flexvar.editing`.
+    """
+    image_B3HW = inputs.read_images(image, max_side)
+    numbers = list(range(self.model.num_classes)) if labels is None else self.label_numbers(labels)
+    layout = _layout(self, image_B3HW, size, steps, any_size)
+    maps = edits.encoder(self.tokenizer, layout, self.device)(image_B3HW)
+    model = request.model_for(self.model, layout) if any_size else self.model
+    nats_BNK = scoring.nats(model, self.tokenizer, maps, numbers, layout)
+    return scoring.Scores(nats_BNK, tuple(self.label_name(n) for n in numbers), layout)
+
+
+def classify(self: Pipeline, image: Any, labels: Labels = None, **options: Any) -> Any:
+    """The class under which a picture is likeliest; a list of them for a batch of pictures.
+
+    A zero-shot classifier: `score`, which the keywords go to, summed over the scales.
+    """
+    best = score(self, image, labels, **options).best
+    many = isinstance(image, list | tuple) or (isinstance(image, Tensor) and image.ndim == 4)
+    return best if many else best[0]
+
+
+def _with_hole(
+    pipe: Pipeline,
+    task: str,
+    own_B3HW: Tensor,
+    filled_B3HW: Tensor,
+    generate_BHW: Tensor,
+    label: Labels,
+    options: Edit,
+) -> Result:
+    """The pictures with their holes generated, at their own size, the rest put back."""
+    any_size = options.get("any_size", True)
+    rule, blend = options.get("rule", "area"), options.get("blend", True)
+    layout = _layout(pipe, own_B3HW, options.get("size"), options.get("steps"), any_size)
+    encode = edits.encoder(pipe.tokenizer, layout, pipe.device)
+    known = edits.known_tokens(encode, own_B3HW, filled_B3HW, generate_BHW, layout, rule)
+    if not bool(generate_BHW.any()):
+        request.warn("The mask keeps everything: there is nothing to generate.")
+    elif all(bool(keep.all()) for keep in known.keep):
+        request.warn(
+            f"Under the rule {rule!r} the mask touches too little of any cell of the latent to "
+            "generate one; rule='any' would."
+        )
+    feather = options.get("feather")
+    if feather is None:
+        cell = own_B3HW.shape[-2] / layout.last.h, own_B3HW.shape[-1] / layout.last.w
+        feather = max(1, round(min(cell) / 2))
+    if feather < 0:
+        raise FlexvarError(f"feather: got {feather}; expected pixels, 0 for a hard edge.")
+    report = {"task": task, "rule": rule, "blend": blend, "feather": feather}
+    images_B3HW, result = _run(pipe, layout, known, label, options, report)
+    num = options.get("num", 1)
+    images_B3HW = canvas.resize(images_B3HW, (own_B3HW.shape[-2], own_B3HW.shape[-1]))
+    if blend:
+        own, mask = (x.repeat_interleave(num, 0) for x in (own_B3HW, generate_BHW))
+        own, mask = own.to(images_B3HW.device), mask.to(images_B3HW.device)
+        images_B3HW = canvas.paste(own, images_B3HW, mask, feather)
+    result[1]["size"] = list(images_B3HW.shape[-2:])
+    return Result(pictures(images_B3HW, options.get("output", "pil")), *result)
+
+
+def _run(
+    pipe: Pipeline,
+    layout: Layout,
+    known: Known,
+    label: Labels,
+    options: Task,
+    report: Mapping[str, Any],
+) -> tuple[Tensor, tuple[tuple[Tensor, ...], dict[str, Any], Known]]:
+    """Images (B,3,H,W), and what a result says beside them: maps, settings, known tokens."""
+    num, count = options.get("num", 1), len(known.maps[0])
+    if num < 1:
+        raise FlexvarError(f"num: got {num}; expected at least 1 image per picture.")
+    numbers = pipe.label_numbers(label)
+    if len(numbers) not in (1, count):
+        raise FlexvarError(
+            f"label: {len(numbers)} labels for {count} pictures; give one, or one each."
+        )
+    numbers = [n for n in numbers * (count // len(numbers)) for _ in range(num)]
+    if num > 1:
+        maps, keep = (
+            tuple(map_Bhw.repeat_interleave(num, 0) for map_Bhw in part)
+            for part in (known.maps, known.keep)
+        )
+        known = Known(maps, keep)
+    any_size = options.get("any_size", True)
+    images_B3HW, generated, settings = pipe.sample(
+        numbers, layout, options, known=known, any_size=any_size
+    )
+    return images_B3HW, (generated.maps, {**settings, **report}, known)
+
+
+def _layout(
+    pipe: Pipeline,
+    image_B3HW: Tensor,
+    size: tuple[int, int] | int | None,
+    steps: Steps | None,
+    any_size: bool,
+) -> Layout:
+    """The layout a picture is worked on at."""
+    if size is None and (steps is None or isinstance(steps, int)):
+        own = image_B3HW.shape[-2], image_B3HW.shape[-1]
+        size = canvas.model_size(own, pipe.size, pipe.tokenizer.space.stride)
+    return pipe.layout(size, steps, any_size=any_size)
+
+
+def _check_shape(own: tuple[int, int], size: tuple[int, int], stride: int) -> None:
+    """Raise unless a size has the shape of the picture, to within a cell."""
+    height, width = (own[0] * size[1] / own[1], own[1] * size[0] / own[0])
+    if abs(size[0] - height) > stride and abs(size[1] - width) > stride:
+        nearest = max(1, round(width / stride)) * stride
+        raise FlexvarError(
+            f"size: {size[0]}x{size[1]} has another shape than the picture, {own[0]}x{own[1]}, "
+            f"which would be stretched; {size[0]}x{nearest} has its shape."
+        )

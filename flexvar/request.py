@@ -1,0 +1,269 @@
+"""What a user asks for, resolved: labels, sizes and steps, seeds, sampling settings, progress."""
+
+from __future__ import annotations
+
+import copy
+import operator
+import re
+import secrets
+import sys
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, TypedDict, cast
+
+from torch import nn
+
+from flexvar.checkpoint import CheckpointConfig, Trained
+from flexvar.config import parse
+from flexvar.edit import Rule
+from flexvar.errors import FlexvarError
+from flexvar.generate import OnScale, SamplingSettings
+from flexvar.layout import Grid, Layout
+from flexvar.model import NextScaleModel
+from flexvar.protocols import PositionEmbedding, StepSchedule
+from flexvar.sampling import seed_keys
+
+Label = int | str | None
+Steps = int | Sequence[int | tuple[int, int]]
+Output = Literal["pil", "tensor"]
+
+
+class Sampling(TypedDict, total=False):
+    """Keywords of every call that generates, as `flexvar.Pipeline.__call__` explains them."""
+
+    guidance: float | None
+    guidance_schedule: str | None
+    temperature: float | None
+    top_k: int | None
+    top_p: float | None
+    soft: bool | None
+    preset: str | None
+    seed: int | Sequence[int] | None
+    first_index: int
+    output: Output
+    images_per_call: int | None
+    on_scale: OnScale | None
+    progress: bool | None
+    tile: int | None
+
+
+class Task(Sampling, total=False):
+    """Keywords of every zero-shot task besides; `flexvar.editing` explains them."""
+
+    steps: Steps | None
+    num: int
+    any_size: bool
+    max_side: int
+
+
+class Edit(Task, total=False):
+    """Keywords of tasks with a mask besides; `flexvar.editing` explains them."""
+
+    size: tuple[int, int] | int | None
+    rule: Rule
+    blend: bool
+    feather: int | None
+
+
+def check_keywords(name: str, options: Mapping[str, Any], known: type) -> None:
+    """Raise `TypeError`, as a call does, for a keyword that is none of a typed dict's."""
+    for option in options:
+        if option not in known.__annotations__:
+            near = get_close_matches(option, known.__annotations__, n=1)
+            hint = f". Did you mean {near[0]!r}?" if near else ""
+            raise TypeError(f"{name}() got an unexpected keyword argument {option!r}{hint}")
+
+
+def label_numbers(
+    labels: Label | Sequence[Label], count: int, names: Sequence[str] | None
+) -> list[int]:
+    """Class numbers of labels given as numbers, names or None (the null label, ``count``).
+
+    Raises `FlexvarError` for a class there is not, with the nearest name.
+    """
+    listed = [labels] if labels is None or isinstance(labels, int | str) else list(labels)
+    if not listed:
+        raise FlexvarError("labels: there is none; give a class number or name per image.")
+    return [_label_number(label, count, names) for label in listed]
+
+
+def _label_number(label: Label, count: int, names: Sequence[str] | None) -> int:
+    if label is None:
+        return count
+    if isinstance(label, str) and names is not None and label in names:
+        return names.index(label)
+    if isinstance(label, str) and re.fullmatch(r"-?[0-9]+", label):
+        label = int(label)
+    if isinstance(label, str):
+        if names is None:
+            raise FlexvarError(
+                f"label: got {label!r}; this model has no class names, only the numbers 0 to "
+                f"{count - 1}."
+            )
+        near = get_close_matches(label, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        some = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        raise FlexvarError(f"label: there is no class {label!r}.{hint} Classes: {some}.")
+    number = whole("label", label)
+    if not 0 <= number < count:
+        raise FlexvarError(f"label: got {label}; this model has {count} classes, 0 to {count - 1}.")
+    return number
+
+
+def whole(what: str, value: Any) -> int:
+    """A whole number of any library as Python's. Raises `FlexvarError` for anything else."""
+    try:
+        return operator.index(value)
+    except TypeError:
+        raise FlexvarError(f"{what}: got {value!r}; expected a whole number.") from None
+
+
+def preset(config: CheckpointConfig, name: str) -> SamplingSettings:
+    """The named sampling settings of a checkpoint. Raises `FlexvarError` if there are none."""
+    if name in config.presets:
+        return config.presets[name]
+    if name == "default":
+        return SamplingSettings()
+    choices = ", ".join(sorted({"default", *config.presets}))
+    raise FlexvarError(f"preset: there is no {name!r}. Presets: {choices}.")
+
+
+def sampling_settings(options: Mapping[str, Any], base: SamplingSettings) -> SamplingSettings:
+    """``base`` with what the options give instead; None is not given."""
+    names = ("guidance", "guidance_schedule", "temperature", "top_k", "top_p", "soft")
+    given = {name: options[name] for name in names if options.get(name) is not None}
+    return parse(SamplingSettings, {**base.model_dump(), **given})
+
+
+def image_keys(
+    seed: int | Sequence[int] | None, count: int, first_index: int
+) -> list[tuple[int, int]]:
+    """The key (seed, index) of each image; a seed is drawn unless given.
+
+    Raises `FlexvarError` for a list of another length.
+    """
+    seed = secrets.randbelow(2**31) if seed is None else seed
+    if not isinstance(seed, Iterable):
+        return seed_keys(whole("seed", seed), count, first_index=first_index)
+    seeds = [whole("seed", one) for one in seed]
+    if len(seeds) != count:
+        raise FlexvarError(f"seed: {len(seeds)} seeds for {count} images.")
+    return seed_keys(seeds, count, first_index=first_index)
+
+
+def cells(size: tuple[int, int], stride: int) -> Grid:
+    """The latent grid of a size in pixels.
+
+    Raises `FlexvarError` for a side that is no multiple of the stride, with the two nearest.
+    """
+    for side in size:
+        if side < 1 or side % stride:
+            below, above = side // stride * stride, (side // stride + 1) * stride
+            nearest = f"{below} or {above}" if below > 0 else f"{max(above, stride)}"
+            raise FlexvarError(
+                f"size {size[0]}x{size[1]}: {side} is no multiple of the stride {stride}; the "
+                f"nearest is {nearest}."
+            )
+    return Grid(size[0] // stride, size[1] // stride)
+
+
+def layout_of(
+    last: Grid | None,
+    steps: Steps | None,
+    *,
+    usual: Grid,
+    known: Sequence[Layout],
+    schedule: StepSchedule,
+    stride: int,
+) -> Layout:
+    """The grids up to ``last`` in so many steps, or the ones given as ``steps``.
+
+    last: None for the grid that explicit steps end at, or ``usual``. known: layouts of the
+    model's own, which go before those of the schedule.
+    Raises `FlexvarError` for steps that cannot be.
+    """
+    if steps is not None and not isinstance(steps, int):
+        layout = Layout.of(*(s if isinstance(s, int) else (s[0], s[1]) for s in steps))
+        if last is not None and layout.last != last:
+            raise FlexvarError(
+                f"size {last.h * stride}x{last.w * stride} is a {last} latent, but steps ends at "
+                f"{layout.last}."
+            )
+        layout.check_for_model()
+        return layout
+    last = last or usual
+    own = [one for one in known if one.last == last]
+    if own and steps in (None, len(own[0])):
+        return own[0]
+    return schedule.grids(last, steps=steps)
+
+
+def any_layout(part: Any) -> Any:
+    """A position embedding or schedule that takes any layout, if it has a way to; else itself."""
+    return part.any_layout() if hasattr(part, "any_layout") else part
+
+
+def model_for(model: NextScaleModel, layout: Layout) -> NextScaleModel:
+    """The model, sharing its weights, with positions for a layout it may not know.
+
+    The same object if it knows the layout, or has no way to take another.
+    """
+    position = cast(PositionEmbedding, model.position)
+    if position.layouts is None or layout in position.layouts:
+        return model
+    free = any_layout(position)
+    if free is position:
+        return model
+    result = copy.copy(model)
+    # copy.copy shares the table of submodules; in a table of its own one can be another.
+    result._modules = {**model._modules, "position": cast(nn.Module, free)}
+    return result
+
+
+def outside_training(layout: Layout, trained: Trained | None, stride: int) -> dict[str, str]:
+    """What there is to warn of, by topic: a size or number of steps the model never met."""
+    if trained is None:
+        return {}
+    found = {}
+    height, width = (side * stride for side in layout.last)
+    if (height, width) != trained.size:
+        found["size"] = (
+            f"{height}x{width} px is outside the size this model was trained at, "
+            f"{trained.size[0]}x{trained.size[1]}; quality falls with the distance, and "
+            "wavy textures appear from about three times the side on."
+        )
+    if trained.steps is not None and not trained.steps[0] <= len(layout) <= trained.steps[1]:
+        found["steps"] = (
+            f"{len(layout)} steps are outside the {trained.steps[0]} to {trained.steps[1]} this "
+            "model was trained with."
+        )
+    return found
+
+
+def warn(message: str) -> None:
+    """Warn at the line outside of flexvar that led here, however deep it went."""
+    package, level, frame = str(Path(__file__).parent), 2, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, stacklevel=level)
+
+
+@contextmanager
+def progress_bar(steps: int, wanted: bool | None) -> Iterator[Callable[[], None]]:
+    """A bar over the scales on standard error; a function that moves it by one.
+
+    wanted: None is where there is a terminal.
+    """
+    if not (sys.stderr.isatty() if wanted is None else wanted):
+        yield lambda: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("scales"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("scales", total=steps)
+        yield lambda: bar.advance(task)

@@ -1,0 +1,70 @@
+"""How likely pictures are under a model, by class and scale."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from flexvar.layout import Layout
+from flexvar.model import NextScaleModel
+from flexvar.protocols import Tokenizer
+from flexvar.sequence import targets, teacher_forcing
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """Log-likelihoods of pictures.
+
+    nats_BNK: natural logarithm of the probability of the true tokens of each scale, given all
+    coarser ones: picture, class, scale. labels: the classes. layout: the scales.
+    """
+
+    nats_BNK: Tensor
+    labels: tuple[int | str | None, ...]
+    layout: Layout
+
+    @property
+    def total_BN(self) -> Tensor:
+        """Log-likelihood of all tokens of a picture, (B, classes), in nats."""
+        return self.nats_BNK.sum(dim=2)
+
+    @property
+    def probability_BN(self) -> Tensor:
+        """Probability of each class, (B, classes), if all were equally likely before (Bayes)."""
+        return self.total_BN.softmax(dim=1)
+
+    @property
+    def best(self) -> list[int | str | None]:
+        """The class under which each picture is likeliest."""
+        return [self.labels[index] for index in self.total_BN.argmax(dim=1).tolist()]
+
+
+@torch.inference_mode()
+def nats(
+    model: NextScaleModel,
+    tokenizer: Tokenizer,
+    maps: Sequence[Tensor],
+    labels: Sequence[int],
+    layout: Layout,
+) -> Tensor:
+    """Log-likelihood (B, classes, K) fp32 of token maps under each class, by scale, in nats.
+
+    maps: one (B,h,w) int64 map per grid. labels: class numbers. Without guidance, temperature
+    or filters: the model's own distribution. One picture and class at a time, in the memory of
+    one.
+    """
+    inputs_BLC, targets_BL = teacher_forcing(tokenizer, maps, layout), targets(maps)
+    rows = []
+    for inputs_1LC, targets_1L in zip(inputs_BLC.split(1), targets_BL.split(1), strict=True):
+        row = []
+        for label in labels:
+            label_1 = torch.tensor([label], device=targets_BL.device)
+            logits_LV = model(label_1, inputs_1LC, layout)[0]
+            loss_L = F.cross_entropy(logits_LV, targets_1L[0], reduction="none")
+            row.append(torch.stack([-loss_L[part].sum() for part in layout.slices]))
+        rows.append(torch.stack(row))
+    return torch.stack(rows)

@@ -1,0 +1,69 @@
+"""What a tokenizer can do, in figures and in a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+import torch.nn.functional as F
+from PIL import Image
+from torch import Tensor
+
+from flexvar.layout import Layout
+from flexvar.pipeline import Pipeline
+from flexvar.training import pictures
+from flexvar.training.codebook import code_counts, perplexity
+from flexvar.training.losses import SSIM_WINDOW, psnr, resized, ssim
+
+
+@torch.inference_mode()
+def tokenizer_figures(pipe: Pipeline, batches: Iterable[Tensor]) -> dict[str, float]:
+    """PSNR in dB, SSIM, use of codes in [0,1] and perplexity, by ``figure/grid``.
+
+    batches: pictures (B,3,H,W) in [-1,1] of the pipeline's size. What is decoded after each scale
+    is compared with the picture at that size. SSIM is left out below its window. The figures of
+    the last grid stand under their bare names too.
+    """
+    layout = pipe.layout(warn=False)
+    counts = [torch.zeros(pipe.tokenizer.space.vocab_size, dtype=torch.int64) for _ in layout]
+    sums: dict[str, float] = {}
+    seen = 0
+    for batch in batches:
+        images = batch.to(pipe.device)
+        seen += len(images)
+        for grid, picture in zip(layout, pyramid(pipe, images, layout, counts), strict=True):
+            target = resized(images, picture.shape[-2:])
+            figures = {"psnr": psnr(picture, target)}
+            if min(picture.shape[-2:]) >= SSIM_WINDOW:
+                figures["ssim"] = ssim(picture.clamp(-1, 1), target)
+            for name, value_B in figures.items():
+                key = f"{name}/{grid}"
+                sums[key] = sums.get(key, 0.0) + float(value_B.sum())
+    result = {key: value / max(seen, 1) for key, value in sums.items()}
+    for grid, count_V in zip(layout, counts, strict=True):
+        result[f"usage/{grid}"] = float((count_V > 0).float().mean())
+        result[f"perplexity/{grid}"] = perplexity(count_V)
+    return result | {key: result[f"{key}/{layout.last}"] for key in ("psnr", "usage", "perplexity")}
+
+
+@torch.inference_mode()
+def reconstruction_table(pipe: Pipeline, images_B3HW: Tensor) -> Image.Image:
+    """A row per picture in [-1,1]: itself, then what is decoded after every scale."""
+    images = images_B3HW.to(pipe.device)
+    size = [int(side) for side in images.shape[-2:]]
+    made = pyramid(pipe, images, pipe.layout(warn=False))
+    columns = [images, *(F.interpolate(picture, size=size, mode="nearest") for picture in made)]
+    return pictures.table(torch.stack(columns, dim=1))
+
+
+def pyramid(
+    pipe: Pipeline, images_B3HW: Tensor, layout: Layout, counts: list[Tensor] | None = None
+) -> list[Tensor]:
+    """What is decoded after every scale; the codes are added to ``counts`` if given."""
+    tokenizer, latent, result = pipe.tokenizer, None, []
+    for step, map_Bhw in enumerate(tokenizer.encode(images_B3HW, layout)):
+        latent = tokenizer.fold(latent, tokenizer.lookup(map_Bhw), layout, step)
+        result.append(tokenizer.decode(latent))
+        if counts is not None:
+            counts[step] += code_counts([map_Bhw.cpu()], len(counts[step]))
+    return result

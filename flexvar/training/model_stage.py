@@ -1,0 +1,264 @@
+"""Stage 2: the prediction model, on random lists of grids, over a frozen tokenizer."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor, nn
+
+from flexvar.build import build, plan
+from flexvar.checkpoint import CheckpointConfig, Trained
+from flexvar.checkpoint import load as load_checkpoint
+from flexvar.config import ModelConfig
+from flexvar.data import Batch, ordered_batches
+from flexvar.errors import FlexvarError
+from flexvar.generate import SamplingSettings
+from flexvar.layout import Layout
+from flexvar.model import NextScaleModel
+from flexvar.pipeline import Pipeline
+from flexvar.protocols import Facts, PositionEmbedding, StepSchedule, Tokenizer
+from flexvar.sequence import targets, teacher_forcing
+from flexvar.training import pictures
+from flexvar.training.latents import LatentCache
+from flexvar.training.optimiser import load_tensors, peak_rate
+from flexvar.training.recipe import ModelRecipe
+from flexvar.training.stage import Metrics, Player, Stage, Step, derived_seed, grid_of
+
+MOST_SAMPLES = 16
+
+
+class ModelStage(Stage):
+    """Trains a `NextScaleModel` by cross-entropy, uniform over the tokens of all scales."""
+
+    name = "model"
+    better = "validation_loss"
+
+    def __init__(self, recipe: ModelRecipe, images_per_step: int) -> None:
+        self.recipe: ModelRecipe = recipe
+        self.open_data()
+        tokenizer_config, tokenizer_parts = load_checkpoint(recipe.tokenizer)
+        self.tokenizer_config = tokenizer_config.model.tokenizer
+        self.tokenizer: Tokenizer = tokenizer_parts.tokenizer
+        cast(nn.Module, self.tokenizer).requires_grad_(False)
+        self.config = ModelConfig(
+            tokenizer=self.tokenizer_config,
+            backbone=recipe.backbone,
+            position=recipe.position,
+            schedule=recipe.schedule,
+            num_classes=self.train_data.num_classes,
+            class_names=self.train_data.class_names,
+        )
+        torch.manual_seed(derived_seed(recipe.seed, "weights"))
+        model = self._fresh(self.config)
+        if recipe.start_from is not None:
+            _, start = load_checkpoint(recipe.start_from)
+            if start.model is None:
+                raise FlexvarError(f"start_from: {recipe.start_from} is a tokenizer alone.")
+            load_tensors(model.state_dict(), start.model.state_dict())
+        if recipe.activation_checkpointing:
+            switch = getattr(model.backbone, "checkpoint_activations", None)
+            if switch is None:
+                raise FlexvarError(
+                    f"activation_checkpointing: the backbone {recipe.backbone.name!r} has no "
+                    "checkpoint_activations(); leave the option off."
+                )
+            switch()
+        facts = Facts(model.facts.vocab_size, model.facts.code_dim, 0, 0, 0)
+        training = ModelConfig(tokenizer=self.tokenizer_config, schedule=recipe.training_schedule)
+        self.training_schedule = cast(StepSchedule, plan(training).schedule.build(facts))
+        self.schedule = cast(StepSchedule, plan(self.config).schedule.build(facts))
+        size, stride = self.train_data.size, self.tokenizer.space.stride
+        for side in size:
+            if side % stride:
+                raise FlexvarError(
+                    f"data.size: {size[0]}x{size[1]} px is no whole number of cells of the "
+                    f"tokenizer's stride {stride}."
+                )
+        self.last = grid_of(size, stride)
+        self.usual = self._usual_layout(model)
+        peak = peak_rate(recipe.optimiser, images_per_step)
+        self.players = {"main": Player(model, recipe.optimiser, peak)}
+        self.count = sum(p.numel() for p in model.parameters())
+        self.device = torch.device("cpu")
+        self.cache: LatentCache | None = None
+
+    @staticmethod
+    def _fresh(config: ModelConfig) -> NextScaleModel:
+        model = build(config).model
+        assert model is not None
+        return model
+
+    def _usual_layout(self, model: NextScaleModel) -> Layout:
+        known = cast(PositionEmbedding, model.position).layouts or ()
+        fitting = [layout for layout in known if layout.last == self.last]
+        return fitting[0] if fitting else self.schedule.grids(self.last)
+
+    def layout(self, step: int) -> Layout:
+        """The list of grids of a step, the same on all processes."""
+        rng = random.Random(derived_seed(self.recipe.seed, "layout", step))
+        return self.training_schedule.grids(self.last, rng=rng)
+
+    def place(self, accelerator: Accelerator) -> None:
+        """The tokenizer goes to the device; the cache of latents is made or opened."""
+        self.device = accelerator.device
+        cast(nn.Module, self.tokenizer).to(accelerator.device)
+        if self.recipe.cache is not None and self.cache is None:
+            self.cache = LatentCache.open(
+                self.recipe.cache, self.train_data, self.tokenizer, self.recipe, accelerator
+            )
+
+    def stream(self, start: int, rank: int, world: int) -> Iterator[Batch]:
+        """Batches of pictures, or of their cached latents."""
+        if self.cache is None:
+            return super().stream(start, rank, world)
+        return self.cache.stream(
+            batch_size=self.recipe.batch_size,
+            seed=self.recipe.seed,
+            start=start,
+            rank=rank,
+            world=world,
+        )
+
+    @torch.no_grad()
+    def _tokens(self, batch: Batch, layout: Layout) -> tuple[tuple[Tensor, ...], Tensor]:
+        """The true maps and the inputs made of them."""
+        pixels_or_latents = batch.images_B3HW
+        latent = (
+            pixels_or_latents
+            if self.cache is not None
+            else self.tokenizer.features(pixels_or_latents)
+        )
+        maps = self.tokenizer.quantize(latent, layout)
+        return maps, teacher_forcing(self.tokenizer, maps, layout)
+
+    def _labels(self, batch: Batch, step: Step) -> Tensor:
+        """Labels, some of them the null label; which ones does not depend on the processes."""
+        size, rank = len(batch.labels_B), step.accelerator.process_index
+        whole = size * step.accelerator.num_processes
+        seed = derived_seed(self.recipe.seed, "condition", step.number, step.micro)
+        drawn = torch.rand(whole, generator=torch.Generator().manual_seed(seed))
+        dropped_B = (drawn < self.recipe.condition_dropout)[rank * size : (rank + 1) * size]
+        null = self.config.num_classes
+        return batch.labels_B.masked_fill(dropped_B.to(batch.labels_B.device), null)
+
+    def backward(self, batch: Batch, step: Step) -> Metrics:
+        """Cross-entropy of all tokens; loss and accuracy of every scale for the log."""
+        layout = self.layout(step.number)
+        maps, inputs_BLC = self._tokens(batch, layout)
+        labels_B, main = self._labels(batch, step), self.players["main"]
+        with step.accelerator.autocast():
+            logits_BLV = main.module(labels_B, inputs_BLC, layout)
+        losses_BL = token_losses(logits_BLV, targets(maps))
+        loss = losses_BL.mean()
+        step.accelerator.backward(loss / step.accumulate)
+        return {"loss": loss.detach()} | scale_figures(
+            losses_BL.detach(), logits_BLV.detach(), targets(maps), layout
+        )
+
+    def probe(self, batch: Batch, step: Step) -> None:
+        """The model's forward pass."""
+        layout = self.layout(step.number)
+        _, inputs_BLC = self._tokens(batch, layout)
+        with step.accelerator.autocast():
+            self.players["main"].bare(step.accelerator)(batch.labels_B, inputs_BLC, layout)
+
+    def pipeline(self, weights: dict[str, Tensor]) -> Pipeline:
+        """Model and tokenizer."""
+        parts = build(self.config)
+        assert parts.model is not None
+        parts.model.load_state_dict(weights)
+        own = cast(nn.Module, self.tokenizer).state_dict()
+        cast(nn.Module, parts.tokenizer).load_state_dict({k: v.cpu() for k, v in own.items()})
+        for module in parts.modules():
+            module.eval()
+        lengths = [len(self.layout(step)) for step in range(256)]
+        trained = Trained(
+            size=self.train_data.size,
+            steps=(min(lengths), max(lengths)),
+            data=self.recipe.data.source,
+        )
+        presets = self.recipe.presets
+        config = CheckpointConfig(model=self.config, presets=presets, trained=trained)
+        return Pipeline(parts, config, presets.get("default", SamplingSettings()))
+
+    @torch.inference_mode()
+    def validate(self, pipe: Pipeline) -> dict[str, float]:
+        """Loss and accuracy of every scale of the usual list, their mean, and the last one's."""
+        sums: dict[str, float] = {}
+        seen = 0
+        stream = ordered_batches(
+            self.validation_data,
+            batch_size=self.recipe.batch_size,
+            limit=self.recipe.validation_images,
+        )
+        for batch in stream:
+            images, labels_B = (tensor.to(pipe.device) for tensor in batch)
+            maps = pipe.tokenizer.encode(images, self.usual)
+            inputs_BLC = teacher_forcing(pipe.tokenizer, maps, self.usual)
+            logits_BLV = pipe.model(labels_B, inputs_BLC, self.usual)
+            losses_BL = token_losses(logits_BLV, targets(maps))
+            figures = scale_figures(losses_BL, logits_BLV, targets(maps), self.usual)
+            for key, value in ({"validation_loss": losses_BL.mean()} | figures).items():
+                sums[key] = sums.get(key, 0.0) + float(value) * len(images)
+            seen += len(images)
+        return {key: value / max(seen, 1) for key, value in sums.items()}
+
+    def picture(self, pipe: Pipeline) -> Image.Image:
+        """A row per class at fixed seeds."""
+        wanted = self.recipe.sample_labels
+        labels = list(range(self.config.num_classes))[:MOST_SAMPLES] if wanted is None else wanted
+        count = self.recipe.samples_per_label
+        result = pipe(
+            list(labels), num=count, seed=self.recipe.seed, output="tensor", progress=False,
+            steps=[(grid.h, grid.w) for grid in self.usual],
+        )  # fmt: skip
+        columns = count if count > 1 else min(len(labels), 8)
+        made: Tensor = result.images * 2 - 1
+        missing = -len(made) % columns
+        made = torch.cat([made, made.new_ones(missing, *made.shape[1:])])
+        return pictures.table(made.unflatten(0, (-1, columns)))
+
+    def describe(self) -> list[str]:
+        """Parts, parameters, tokens per image."""
+        drawn = [self.layout(step) for step in range(64)]
+        tokens = sum(layout.tokens for layout in drawn) / len(drawn)
+        lengths = [len(layout) for layout in drawn]
+        return [
+            f"backbone {self.recipe.backbone.name}: {self.count / 1e6:.2f} M parameters, "
+            f"{self.config.num_classes} classes",
+            f"{self.train_data.size[0]}x{self.train_data.size[1]} px, latent {self.last}: "
+            f"{self.usual.tokens} tokens per image in {len(self.usual)} steps ({self.usual}); "
+            f"in training {tokens:.0f} on average, in {min(lengths)} to {max(lengths)} steps",
+        ]
+
+    def state(self) -> dict[str, Any]:
+        """Nothing: all that is random follows from seed and step."""
+        return {}
+
+
+def token_losses(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:
+    """Cross-entropy (B,L) in nats."""
+    losses = F.cross_entropy(logits_BLV.flatten(0, 1), tokens_BL.flatten(), reduction="none")
+    return losses.view(tokens_BL.shape)
+
+
+@torch.no_grad()
+def scale_figures(
+    losses_BL: Tensor, logits_BLV: Tensor, tokens_BL: Tensor, layout: Layout
+) -> Metrics:
+    """Mean loss and accuracy (in [0,1]) of every scale, of all tokens, and of the last scale."""
+    right_BL = (logits_BLV.argmax(dim=-1) == tokens_BL).float()
+    figures = {"accuracy": right_BL.mean()}
+    for grid, part in zip(layout, layout.slices, strict=True):
+        figures[f"loss/{grid}"] = losses_BL[:, part].mean()
+        figures[f"accuracy/{grid}"] = right_BL[:, part].mean()
+    last = layout.slices[-1]
+    figures["last_loss"] = losses_BL[:, last].mean()
+    figures["last_accuracy"] = right_BL[:, last].mean()
+    return figures

@@ -1,0 +1,245 @@
+"""Recipes: everything a training run depends on, as frozen configs read from YAML."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import yaml
+from pydantic import Field, field_validator, model_validator
+
+from flexvar.config import ComponentConfig, ComponentSpec, load_yaml, override, parse
+from flexvar.data import DataConfig
+from flexvar.errors import FlexvarError
+from flexvar.generate import SamplingSettings
+
+Stage = Literal["tokenizer", "model"]
+FOLDER = "recipes"
+
+
+class OptimiserConfig(ComponentConfig):
+    """AdamW and its learning rate over the run; the defaults are the papers' for stage 2.
+
+    learning_rate: the peak, for ``reference_batch`` images per step if that is given (then it
+    grows in proportion to the real batch), else as it is. warmup: share of the steps in which
+    the rate rises linearly from ``warmup_factor`` times the peak; flat: share of the rest at the
+    peak; then it falls linearly to ``final`` times the peak. clip: greatest gradient norm; None
+    for no clipping.
+    """
+
+    learning_rate: float = Field(default=1e-4, gt=0)
+    reference_batch: int | None = Field(default=None, ge=1)
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(default=0.05, ge=0)
+    warmup: float = Field(default=0.02, ge=0, lt=1)
+    warmup_factor: float = Field(default=0.005, ge=0, le=1)
+    flat: float = Field(default=0.05, ge=0, le=1)
+    final: float = Field(default=0.1, ge=0, le=1)
+    clip: float | None = Field(default=2.0, gt=0)
+
+
+class TrainRecipe(ComponentConfig):
+    """What both stages share.
+
+    data: see `flexvar.data.DataConfig`; a bare string is its source. out: the run's directory.
+    steps: optimiser steps. batch_size: images per process and micro-batch; accumulate:
+    micro-batches per step. ema: decay of the averaged weights, which are the ones that come out;
+    0 for none. precision: of the forward and backward pass; weights stay in fp32.
+    start_from: a checkpoint whose weights training starts from (fine-tuning). workers: processes
+    that decode pictures ahead. log_every, validate_every, sample_every, save_every: in steps; 0
+    is never (a run always saves and validates at its end). keep: how many of the latest
+    checkpoints stay, beside the best. validation_images: at most so many. tensorboard: write
+    logs for it. patience: consecutive steps that may be skipped for non-finite numbers.
+    stop_after: save and stop after so many steps of this session, as Ctrl-C would.
+    """
+
+    data: DataConfig
+    out: str | None = None
+    steps: int = Field(ge=1)
+    batch_size: int = Field(default=16, ge=1)
+    accumulate: int = Field(default=1, ge=1)
+    seed: int = Field(default=0, ge=0)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    ema: float = Field(default=0.999, ge=0, lt=1)
+    precision: Literal["fp32", "bf16"] = "fp32"
+    start_from: str | None = None
+    workers: int = Field(default=0, ge=0)
+    log_every: int = Field(default=50, ge=1)
+    validate_every: int = Field(default=500, ge=0)
+    sample_every: int = Field(default=500, ge=0)
+    save_every: int = Field(default=500, ge=0)
+    keep: int = Field(default=2, ge=1)
+    validation_images: int = Field(default=64, ge=1)
+    tensorboard: bool = True
+    patience: int = Field(default=3, ge=0)
+    stop_after: int | None = Field(default=None, ge=1)
+
+    @field_validator("data", mode="before")
+    @classmethod
+    def _accept_bare_source(cls, value: Any) -> Any:
+        return {"source": value} if isinstance(value, str) else value
+
+
+class LossSpec(ComponentConfig):
+    """A part of the reconstruction loss: its name, weight, and options of its own."""
+
+    name: str
+    weight: float = Field(default=1.0, gt=0)
+    options: dict[str, Any] = Field(default_factory=dict)
+
+
+class AdversarialConfig(ComponentConfig):
+    """A PatchGAN discriminator with hinge loss (LlamaGen's settings).
+
+    weight: of the generator's part. start: step from which it takes part. layers, channels: of
+    the discriminator. learning_rate: its own; that of the tokenizer unless given.
+    """
+
+    weight: float = Field(default=0.5, gt=0)
+    start: int = Field(default=20_000, ge=0)
+    layers: int = Field(default=3, ge=1)
+    channels: int = Field(default=64, ge=1)
+    learning_rate: float | None = Field(default=None, gt=0)
+
+
+class CodebookConfig(ComponentConfig):
+    """How the codebook is kept alive.
+
+    initialise: ``kmeans`` or ``data`` (random vectors) of some images, or ``none``.
+    initial_images: how many. start: share of the run in which no codes are chosen yet and the
+    continuous latent is decoded. revive_every: steps between looks for unused codes; 0 is never.
+    revive_below: a code counts as unused below this share of an even use. revive_until: share of
+    the run after which codes are left alone, so that the end is stable. memory: decay of the use
+    of codes, per step.
+    """
+
+    initialise: Literal["kmeans", "data", "none"] = "kmeans"
+    initial_images: int = Field(default=128, ge=1)
+    start: float = Field(default=0.0, ge=0, lt=1)
+    revive_every: int = Field(default=50, ge=0)
+    revive_below: float = Field(default=0.03, ge=0, lt=1)
+    revive_until: float = Field(default=0.8, ge=0, le=1)
+    memory: float = Field(default=0.98, ge=0, lt=1)
+
+
+class TokenizerRecipe(TrainRecipe):
+    """Stage 1: a tokenizer.
+
+    random_grids: FlexVAR's rule, so many grids of random sides per step, the latent's own
+    always among them. training_schedule: a schedule component whose list is taken instead
+    (residual tokenizers: the list of the model to come). losses: parts of the reconstruction
+    loss. freeze: prefixes of parameters that stay as they are; with ``[encoder, to_code,
+    codebook]`` the tokens stay the same and a model over them goes on working.
+    """
+
+    tokenizer: ComponentSpec
+    random_grids: int = Field(default=5, ge=1)
+    training_schedule: ComponentSpec | None = None
+    losses: tuple[LossSpec, ...] = Field(default=(LossSpec(name="l2"),), min_length=1)
+    adversarial: AdversarialConfig | None = None
+    codebook_weight: float = Field(default=1.0, ge=0)
+    commitment_weight: float = Field(default=0.25, ge=0)
+    codebook: CodebookConfig = CodebookConfig()
+    freeze: tuple[str, ...] = ()
+    optimiser: OptimiserConfig = OptimiserConfig(warmup=0, flat=1, final=1, clip=1.0)
+
+
+class CacheConfig(ComponentConfig):
+    """Continuous latents computed once: ``views`` random crops of every picture, in ``directory``.
+
+    Refused when it was made by another tokenizer or from other data.
+    """
+
+    directory: str
+    views: int = Field(default=8, ge=1)
+
+
+class ModelRecipe(TrainRecipe):
+    """Stage 2: the prediction model over a trained tokenizer.
+
+    tokenizer: directory or name of its checkpoint. backbone, position, schedule: as in
+    `flexvar.ModelConfig`. training_schedule: the lists of grids to train on; new random ones
+    every step with ``random``. condition_dropout: odds that a label becomes the null label.
+    activation_checkpointing: recompute the backbone's blocks in the backward pass.
+    cache: see `CacheConfig`. presets: named sampling settings of the checkpoint; ``default`` is
+    also what the sample grids take.
+    """
+
+    tokenizer: str
+    backbone: ComponentSpec
+    position: ComponentSpec = ComponentSpec(name="learned2d")
+    schedule: ComponentSpec = ComponentSpec(name="ladder")
+    training_schedule: ComponentSpec = ComponentSpec(name="random")
+    condition_dropout: float = Field(default=0.1, ge=0, lt=1)
+    activation_checkpointing: bool = False
+    cache: CacheConfig | None = None
+    presets: dict[str, SamplingSettings] = Field(default_factory=dict)
+    sample_labels: tuple[int, ...] | None = None
+    samples_per_label: int = Field(default=1, ge=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _tokenizer_is_a_checkpoint(cls, data: Any) -> Any:
+        if isinstance(data, dict) and isinstance(data.get("tokenizer"), dict):
+            raise ValueError(
+                "tokenizer has to be the directory or name of a trained tokenizer; train one "
+                "first with `flexvar train tokenizer`"
+            )
+        return data
+
+
+R = TypeVar("R", bound=TrainRecipe)
+RECIPES: dict[Stage, type[TrainRecipe]] = {"tokenizer": TokenizerRecipe, "model": ModelRecipe}
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    folder = resources.files("flexvar") / FOLDER
+    return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
+
+
+def read_recipe(source: str | Path, stage: Stage) -> dict[str, Any]:
+    """The options in a YAML file, or of a recipe by name: ``photos`` means ``photos-model`` here.
+
+    Raises `FlexvarError` naming all recipes if there is no such file or recipe.
+    """
+    path = Path(source).expanduser()
+    if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
+        return load_yaml(path)
+    names = recipe_names()
+    for name in (f"{source}-{stage}", str(source)):
+        if name in names:
+            text = (resources.files("flexvar") / FOLDER / f"{name}.yaml").read_text("utf-8")
+            return dict(yaml.safe_load(text))
+    fitting = [name.removesuffix(f"-{stage}") for name in names if name.endswith(f"-{stage}")]
+    raise FlexvarError(
+        f"There is no recipe {str(source)!r} for a {stage}: give the path of a YAML file, or one "
+        f"of {', '.join(fitting or names)}."
+    )
+
+
+def load_recipe(
+    source: str | Path, stage: Stage, assignments: Iterable[str] = (), **given: Any
+) -> Any:
+    """The checked recipe: a YAML file or a name, with ``key=value`` overrides on top.
+
+    ``data=FOLDER`` changes only where the pictures come from. given: options that win over all.
+    Raises `FlexvarError` for anything that is wrong, with the path of the option.
+    """
+    data = read_recipe(source, stage)
+    texts = []
+    for text in assignments:
+        key, _, value = text.partition("=")
+        bare = key == "data" and not value.lstrip().startswith("{")
+        texts.append(
+            f"data.source={value}" if bare and isinstance(data.get("data"), dict) else text
+        )
+    data = override(data, texts)
+    data |= {key: value for key, value in given.items() if value is not None}
+    return parse(RECIPES[stage], data, path=_title(source))
+
+
+def _title(source: str | Path) -> str:
+    return Path(source).stem

@@ -1,0 +1,139 @@
+"""What a run says: lines for a person, JSON lines for programs, TensorBoard."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Self
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from PIL import Image
+from torch import Tensor
+
+from flexvar.errors import FlexvarError
+from flexvar.training.recipe import TrainRecipe
+from flexvar.training.run import RunDirectory
+
+
+class Reporter:
+    """Averages figures between log lines, over processes too, and writes them."""
+
+    def __init__(
+        self,
+        run: RunDirectory,
+        say: Callable[[str], None],
+        recipe: TrainRecipe,
+        images_per_step: int,
+        accelerator: Accelerator,
+    ) -> None:
+        self.run, self.say, self.recipe, self.accelerator = run, say, recipe, accelerator
+        self.images_per_step = images_per_step
+        self.sums: dict[str, Tensor] = {}
+        self.counts: dict[str, int] = {}
+        self.writer: Any = _tensorboard(run) if recipe.tensorboard and run.write else None
+        self.seconds, self.steps, self.left_from = 0.0, 0, time.perf_counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.writer is not None:
+            self.writer.close()
+
+    def begin(self) -> None:
+        """Start the clock."""
+        self.left_from = time.perf_counter()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """Time that does not count as training."""
+        self.seconds += time.perf_counter() - self.left_from
+        yield
+        self.left_from = time.perf_counter()
+
+    def step(self, step: int, metrics: Mapping[str, Tensor]) -> None:
+        """Take the figures of a step; ``step`` steps are done now."""
+        self.steps += 1
+        for name, value in metrics.items():
+            value = value.detach().float()
+            self.sums[name] = self.sums[name] + value if name in self.sums else value
+            self.counts[name] = self.counts.get(name, 0) + 1
+        if step % self.recipe.log_every == 0 or step == self.recipe.steps:
+            self._write(step)
+
+    def _write(self, step: int) -> None:
+        names = sorted(self.sums)
+        device = self.accelerator.device
+        figures = {}
+        if names:
+            means = torch.stack([self.sums[n].to(device) / self.counts[n] for n in names])
+            means = self.accelerator.reduce(means, reduction="mean")
+            figures = dict(zip(names, means.tolist(), strict=True))
+        self.sums, self.counts = {}, {}
+        seconds = self.seconds + time.perf_counter() - self.left_from
+        rate = self.steps / max(seconds, 1e-9)
+        figures |= {
+            "images_per_second": rate * self.images_per_step,
+            "memory_mb": peak_memory(device) / 2**20,
+        }
+        self.run.log({"step": step, "kind": "train", **figures})
+        self._scalars("train", figures, step)
+        left = (self.recipe.steps - step) / rate
+        shown = [
+            f"{name} {figures[name]:.4g}"
+            for name in ("loss", "last_loss", "accuracy", "psnr", "usage", "gradient_norm")
+            if name in figures
+        ]
+        self.say(
+            f"step {step}/{self.recipe.steps}  {'  '.join(shown)}  "
+            f"{figures['images_per_second']:.3g} images/s  {figures['memory_mb']:.0f} MB  "
+            f"{clock(left)} left"
+        )
+
+    def validation(self, step: int, figures: Mapping[str, float]) -> None:
+        """Take the figures of a validation."""
+        self.run.log({"step": step, "kind": "validation", **figures})
+        self._scalars("validation", figures, step)
+        shown = [f"{name} {value:.4g}" for name, value in figures.items() if "/" not in name]
+        self.say(f"step {step}  validation: {'  '.join(shown)}")
+
+    def picture(self, step: int, image: Image.Image) -> None:
+        """Take the pictures of a step."""
+        if self.writer is not None:
+            self.writer.add_image("samples", np.asarray(image), step, dataformats="HWC")
+
+    def _scalars(self, group: str, figures: Mapping[str, float], step: int) -> None:
+        if self.writer is not None:
+            for name, value in figures.items():
+                self.writer.add_scalar(f"{group}/{name}", value, step)
+
+
+def _tensorboard(run: RunDirectory) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise FlexvarError(
+            f"tensorboard: the package cannot be imported ({error}). "
+            "pip install 'flexvar[train]', or set tensorboard=false."
+        ) from None
+    return SummaryWriter(str(run.path / "tensorboard"))
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most memory used so far in bytes: of the device, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def clock(seconds: float) -> str:
+    """A time as 1:02:03 or 2:03."""
+    minutes, second = divmod(max(0, round(seconds)), 60)
+    hours, minute = divmod(minutes, 60)
+    return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"

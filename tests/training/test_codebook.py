@@ -1,0 +1,116 @@
+"""The codebook in training: gradients straight through, data initialisation, revival."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import nn
+
+from flexvar import Grid
+from flexvar.build import build
+from flexvar.protocols import TrainableTokenizer
+from flexvar.training.codebook import CodebookCare, code_counts, kmeans, perplexity
+from flexvar.training.recipe import CodebookConfig
+
+from .conftest import CNN
+
+GRIDS = (Grid(1, 1), Grid(2, 3), Grid(4, 6))
+
+
+def tokenizer(name: str) -> Any:
+    torch.manual_seed(0)
+    return build({"tokenizer": {"name": name, **CNN}}).tokenizer
+
+
+@pytest.mark.parametrize(("name", "pictures"), [("multiscale", 3), ("residual", 1)])
+def test_a_training_pass(name: str, pictures: int) -> None:
+    part = tokenizer(name)
+    assert isinstance(part, TrainableTokenizer)
+    image = torch.rand(2, 3, 16, 24) * 2 - 1
+    output = part(image, GRIDS)
+    assert len(output.reconstructions) == pictures
+    assert output.reconstructions[-1].shape == image.shape
+    assert [map_Bhw.shape for map_Bhw in output.maps] == [(2, *grid) for grid in GRIDS]
+    assert all(v.shape == (2, 4, *g) for v, g in zip(output.vectors, GRIDS, strict=True))
+    assert not any(vector.requires_grad for vector in output.vectors)
+
+
+@pytest.mark.parametrize("name", ["multiscale", "residual"])
+def test_gradients_pass_straight_through(name: str) -> None:
+    part = tokenizer(name)
+    output = part(torch.rand(1, 3, 16, 16), [Grid(2, 2), Grid(4, 4)])
+    output.reconstructions[-1].square().mean().backward()
+    weight = part.encoder.conv_in.weight
+    assert weight.grad is not None
+    assert bool(weight.grad.any())
+    # The picture alone moves no code; the codebook loss does.
+    assert part.codes.grad is None or not bool(part.codes.grad.any())
+    part.zero_grad()
+    part(torch.rand(1, 3, 16, 16), [Grid(4, 4)]).codebook_loss.backward()
+    assert bool(part.codes.grad.any())
+    assert part.encoder.conv_in.weight.grad is None or not bool(weight.grad.any())
+
+
+def test_the_gradient_is_that_of_the_chosen_code() -> None:
+    book = tokenizer("multiscale").codebook
+    vectors = torch.randn(1, 4, 2, 2, requires_grad=True)
+    chosen = book.straight_through(vectors)
+    torch.testing.assert_close(chosen.code, book(chosen.index))
+    unit = torch.nn.functional.normalize(vectors, dim=1)
+    (by_code,) = torch.autograd.grad(chosen.code[:, 0].sum(), vectors)
+    (by_unit,) = torch.autograd.grad(unit[:, 0].sum(), vectors)
+    torch.testing.assert_close(by_code, by_unit)
+
+
+@pytest.mark.parametrize("name", ["multiscale", "residual"])
+def test_without_quantise_the_latent_passes(name: str) -> None:
+    part = tokenizer(name)
+    image = torch.rand(1, 3, 16, 16)
+    output = part(image, [Grid(4, 4)], quantise=False)
+    latent = part.features(image)
+    if name == "multiscale":
+        latent = torch.nn.functional.normalize(latent, dim=1)
+    torch.testing.assert_close(output.reconstructions[-1], part.decode(latent))
+    assert not bool(output.codebook_loss.any())
+    assert not bool(output.commitment_loss.any())
+
+
+def test_kmeans_finds_clusters() -> None:
+    centres = torch.tensor([[0.0, 5.0], [5.0, 0.0], [-5.0, -5.0]])
+    torch.manual_seed(0)
+    points = centres.repeat(40, 1) + 0.1 * torch.randn(120, 2)
+    found = kmeans(points, 3, seed=4)
+    assert float(torch.cdist(centres, found).min(dim=1).values.max()) < 0.2
+    assert kmeans(points[:2], 5, seed=0).shape == (5, 2)
+    unit = torch.nn.functional.normalize(points, dim=1)
+    torch.testing.assert_close(kmeans(unit, 3, seed=0).norm(dim=1), torch.ones(3))
+
+
+def test_dead_codes_are_revived() -> None:
+    config = CodebookConfig(memory=0.5, revive_below=0.1)
+    codes = nn.Parameter(torch.zeros(4, 2))
+    optimiser = torch.optim.AdamW([codes], lr=0.1)
+    codes.grad = torch.ones_like(codes)
+    optimiser.step()
+    care, accelerator = CodebookCare(config, codes), Accelerator(cpu=True)
+    for _ in range(8):
+        care.observe([torch.tensor([[[0, 1]]])], accelerator)
+    before, average = codes.detach().clone(), torch.zeros(4, 2)
+    vectors = torch.tensor([[7.0, 7.0], [8.0, 8.0], [9.0, 9.0]])
+    assert care.revive(codes, vectors, 0, optimiser, average) == 2
+    assert torch.equal(codes[:2], before[:2])
+    assert all(any(torch.equal(code, vector) for vector in vectors) for code in codes[2:])
+    assert torch.equal(average[2:], codes[2:])
+    assert not bool(optimiser.state[codes]["exp_avg"][2:].any())
+    assert bool(optimiser.state[codes]["exp_avg"][:2].all())
+    assert care.revive(codes, vectors, 0, optimiser) == 0
+    assert float(care.use_V.sum()) == pytest.approx(1)
+
+
+def test_usage_and_perplexity() -> None:
+    counts = code_counts([torch.tensor([[[0, 0]]]), torch.tensor([[[1, 1]]])], 4)
+    assert counts.tolist() == [2, 2, 0, 0]
+    assert perplexity(counts) == pytest.approx(2)
