@@ -1,9 +1,9 @@
-# make test: a fresh checkout to passing tests. make lint: style and types.
+# make demo: a fresh checkout to a page of pictures. make test: to passing tests. make lint: style.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: install test lint format clean
+.PHONY: install demo test lint format clean
 
 install: $(VENV)/.installed
 
@@ -12,6 +12,9 @@ $(VENV)/.installed: pyproject.toml setup.cfg constraints.txt
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet -c constraints.txt -e ".[dev]"
 	touch $@
+
+demo: install
+	$(BIN)/flexvar demo
 
 test: install
 	$(BIN)/python -m pytest

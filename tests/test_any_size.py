@@ -9,10 +9,10 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import TINY, TINY_CNN, Golden, shake
 from flexvar_plugins.positions.per_scale import PerScale
 from flexvar_plugins.schedules.explicit import Explicit
 from flexvar_plugins.schedules.ladder import growth, ladder
+from helpers import TINY, TINY_CNN, Golden, shake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image

@@ -43,7 +43,7 @@ def test_the_same_weights_and_images_after_save_and_load(tiny, tiny_dir):
 
 
 def test_weights_saved_in_bf16_come_back_in_fp32(tmp_path):
-    from conftest import TINY
+    from helpers import TINY
 
     pipe = Pipeline.from_config(TINY, dtype="bf16")
     pipe.save_pretrained(tmp_path / "half")
@@ -53,7 +53,7 @@ def test_weights_saved_in_bf16_come_back_in_fp32(tmp_path):
 
 
 def test_positions_without_weights_load(tmp_path):
-    from conftest import TINY
+    from helpers import TINY
 
     for name in ("sinusoidal2d", "rotary2d"):
         pipe = Pipeline.from_config({**TINY, "position": {"name": name}})
@@ -178,7 +178,7 @@ def test_an_interrupted_save_leaves_the_old_checkpoint(tiny, folder, monkeypatch
 
 
 def test_shared_weights_are_written_once_and_stay_shared(tmp_path):
-    from conftest import TINY
+    from helpers import TINY
 
     from flexvar import Component, Registry, hookimpl
 

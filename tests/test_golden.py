@@ -4,7 +4,7 @@ import warnings
 
 import pytest
 import torch
-from conftest import Golden
+from helpers import Golden
 
 from flexvar.sequence import targets, teacher_forcing
 

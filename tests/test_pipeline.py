@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, TINY_CNN, shake
+from helpers import TINY, TINY_CNN, shake
 from PIL import Image
 
 from flexvar import FlexvarError, Layout, Pipeline

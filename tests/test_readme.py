@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN
+from helpers import GOLDEN
 from PIL import Image
 from safetensors.torch import load_file
 

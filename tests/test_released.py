@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import GOLDEN
+from helpers import GOLDEN
 from safetensors.torch import load_file
 
 from flexvar import FlexvarError, Layout, Pipeline

@@ -2,8 +2,8 @@
 
 import pytest
 import torch
-from conftest import TINY, shake
 from flexvar_plugins.backbones import attention
+from helpers import TINY, shake
 
 from flexvar import FlexvarError, Layout, Pipeline
 

@@ -15,6 +15,7 @@ from flexvar.cli.doctor import doctor
 from flexvar.cli.edit import edit
 from flexvar.cli.generate import generate
 from flexvar.cli.plugins import plugins
+from flexvar.cli.train import app as train
 from flexvar.errors import FlexvarError
 
 app = typer.Typer(
@@ -27,6 +28,7 @@ app = typer.Typer(
 )
 for command in (generate, edit, convert, demo, data, plugins, doctor):
     app.command()(command)
+app.add_typer(train, name="train")
 
 
 def _version(wanted: bool) -> None:
@@ -57,6 +59,9 @@ def main(arguments: list[str] | None = None) -> Any:
 
     # The place in flexvar's source that warns says nothing to who runs a command.
     warnings.showwarning = _show_warning
+    from flexvar.memory import keep_freed_memory
+
+    keep_freed_memory()
     try:
         return app(arguments)
     except FlexvarError as error:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from flexvar.errors import FlexvarError
+from flexvar.memory import keep_freed_memory
 from flexvar.precision import parse_device
 from flexvar.training.recipe import ModelRecipe, TokenizerRecipe, TrainRecipe
 
@@ -34,6 +35,8 @@ def train(
     Ctrl-C or SIGTERM stopped it, after saving.
     """
     accelerator = _accelerator(recipe, device)
+    if accelerator.device.type == "cpu":
+        keep_freed_memory()
     # These need accelerate, whose absence has been reported by now.
     from flexvar.training.loop import Loop
     from flexvar.training.model_stage import ModelStage

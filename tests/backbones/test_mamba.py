@@ -7,11 +7,11 @@ import math
 
 import pytest
 import torch
-from conftest import TINY, shake
 from flexvar_plugins.backbones import ssd
 from flexvar_plugins.backbones.mamba import MambaBackbone, MambaConfig, Mixer
 from flexvar_plugins.backbones.scan_paths import PATHS, ZIGZAG8
 from flexvar_plugins.backbones.ssd import Package
+from helpers import TINY, shake
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
