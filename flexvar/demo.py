@@ -182,7 +182,7 @@ def _figure(caption: str, image: Image.Image, zoom: float) -> str:
 def run(pipe: Pipeline, *, seed: int = 0, photo: Any = None) -> Demo:
     """The sections of one model; photo: a Pillow image to reconstruct, or none."""
     demo = Demo(pipe, seed)
-    label = demo.labels[min(2, len(demo.labels) - 1)]
+    label = demo.labels[len(demo.labels) // 3]
     demo.add("Every class", "One picture per class, at the size of training.", demo.class_grid)
     demo.add(
         "Any size, any shape",
