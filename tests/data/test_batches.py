@@ -81,7 +81,7 @@ def test_workers_change_nothing(root: Path, context: str) -> None:
     with pytest.warns(UserWarning, match="1 so far") as caught:
         shared = take(other, 4, workers=1 + (context == "fork"), context=context)
     assert same(shared, alone)
-    assert len(caught) == 1
+    assert sum("cannot be read" in str(one.message) for one in caught) == 1
     assert other.unreadable.keys() == dataset.unreadable.keys() == {str(root / "a" / "1.jpg")}
 
 
