@@ -79,6 +79,9 @@ def run(
         pipe.model.head.logits.weight.mul_(50)
     plain = copy.deepcopy(pipe)
     plain.tokenizer.to(memory_format=torch.contiguous_format)  # type: ignore[attr-defined]
+    for module in plain.parts.modules():
+        # Frozen, as published code samples: autocast then casts each weight at each call.
+        module.requires_grad_(False)
     labels = [207]
     uniform_BL = uniforms(generators(seed_keys(0, 1)), layout.tokens)
     greedy = SamplingSettings(guidance=2.5, guidance_schedule="ramp10", top_k=1)

@@ -86,6 +86,11 @@ class GroupNorm(nn.GroupNorm):
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
 
+def silu(x: Tensor) -> Tensor:
+    """SiLU of a tensor nothing else holds, in its own memory where no gradient needs it."""
+    return F.silu(x, inplace=not torch.is_grad_enabled())
+
+
 class ResidualBlock(nn.Module):
     """Two 3x3 convolutions behind norm and SiLU, and a shortcut."""
 
@@ -101,9 +106,10 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,in,h,w) -> (B,out,h,w)."""
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
-        return self.shortcut(x) + h
+        h = self.conv1(silu(self.norm1(x)))
+        h = self.conv2(silu(self.norm2(h)))
+        x = self.shortcut(x)
+        return x + h if torch.is_grad_enabled() else h.add_(x)
 
 
 class SelfAttention(nn.Module):
@@ -184,7 +190,7 @@ class Encoder(nn.Module):
         x = self.conv_in(image_B3HW)
         for level in self.levels:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(self.middle(x))))
+        return self.conv_out(silu(self.norm_out(self.middle(x))))
 
 
 class Decoder(nn.Module):
@@ -218,7 +224,7 @@ class Decoder(nn.Module):
         x = self.middle(self.conv_in(latent))
         for level in self.levels:
             x = level(x)
-        return self.conv_out(F.silu(self.norm_out(x)))
+        return self.conv_out(silu(self.norm_out(x)))
 
 
 # Small enough to be tried with every partner, see `flexvar.contract`.
