@@ -108,10 +108,30 @@ def generate_plainly(
                 x = model.token_embedding(resized.flatten(2).transpose(1, 2))
                 x = (x + position_LD[layout.slices[step + 1]]).repeat(2, 1, 1)
                 spent.lap("backbone")
-        image = tokenizer.decoder(tokenizer.from_code(code))
+        image = _decode(tokenizer.decoder, tokenizer.from_code(code))
         image = image.float().add(1).div(2).clamp(0, 1)
         spent.lap("decoder")
     return image, maps, spent
+
+
+def _decode(decoder: Any, x: Tensor) -> Tensor:
+    x = decoder.conv_in(x)
+    for part in (*decoder.middle, *(part for level in decoder.levels for part in level)):
+        if hasattr(part, "conv1"):
+            h = part.conv1(_swish(part.norm1(x)))
+            x = part.shortcut(x) + part.conv2(_swish(part.norm2(h)))
+        elif hasattr(part, "qkv"):
+            q, k, v = part.qkv(part.norm(x)).flatten(2).chunk(3, dim=1)
+            weights = torch.bmm(q.transpose(1, 2), k) * q.shape[1] ** -0.5
+            h = torch.bmm(v, weights.softmax(dim=2).transpose(1, 2))
+            x = x + part.out(h.unflatten(2, x.shape[-2:]))
+        else:
+            x = part(x)
+    return decoder.conv_out(_swish(decoder.norm_out(x)))
+
+
+def _swish(x: Tensor) -> Tensor:
+    return x * torch.sigmoid(x)
 
 
 def _block(
