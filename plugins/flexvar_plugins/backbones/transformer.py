@@ -96,8 +96,7 @@ class Attention(nn.Module):
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
         if self.log_scale is not None:
             scale_H1 = self.log_scale.float().clamp_max(LOG_SCALE_MAX).exp()[:, None]
-            q = (F.normalize(q.float(), dim=-1) * scale_H1).to(x_BLD.dtype)
-            k = F.normalize(k.float(), dim=-1).to(x_BLD.dtype)
+            q, k = unit_length(q, scale_H1), unit_length(k)
         if rotate_LR is not None:
             q, k = attention.rotate(q, rotate_LR), attention.rotate(k, rotate_LR)
         return q, k, v
@@ -320,6 +319,12 @@ class TransformerBackbone(nn.Module):
         x_BLD = block.residual(x_BLD, modulation.gate1, block.attention.out(mixed))
         normed = modulated_norm(x_BLD, modulation.scale2, modulation.shift2)
         return block.residual(x_BLD, modulation.gate2, block.mlp(normed))
+
+
+def unit_length(x_BLHd: Tensor, scale_H1: Tensor | float = 1.0) -> Tensor:
+    """Vectors of length 1 times a scale per head; lengths in fp32, without a copy in fp32."""
+    length = torch.linalg.vector_norm(x_BLHd, dim=-1, keepdim=True, dtype=torch.float32)
+    return (x_BLHd * (scale_H1 / length.clamp_min(1e-12))).to(x_BLHd.dtype)
 
 
 def modulated_norm(x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
