@@ -54,11 +54,10 @@ def ladder(last: Grid, steps: int | None = None) -> Layout:
 
     The published list where there is one. For another size the published aspect-ratio rule,
     (floor(h s/16), floor(w s/16)) for each side s of the list for 16, from 1x1 on, as long as no
-    grid repeats and none has over four times the cells of the one before (eight in lists of
-    up to seven). For all else the same
-    rule over a geometric row of sides, up to the side of the square of as many cells; where that
-    repeats a grid, up to the longer side. More steps than the longer side has cells take a
-    staircase, which grows by rows and columns in turn.
+    grid repeats and none has over four times the cells of the one before (eight in lists of up to
+    seven). For all else the same rule over a geometric row of sides, up to the side of the square
+    of as many cells; where that repeats a grid, up to the longer side. More steps than the longer
+    side has cells take a staircase, which grows by rows and columns in turn.
     Raises `FlexvarError` for less than 1 step and for more than there are distinct grids.
     """
     if steps is None:
