@@ -10,6 +10,7 @@ import typer
 from benchmarks import record
 from benchmarks.cases import SUITES, load
 from flexvar.errors import FlexvarError
+from flexvar.memory import keep_freed_memory
 
 app = typer.Typer(
     help="Measure flexvar, always against the plain way in the same run.",
@@ -39,6 +40,7 @@ def run(
     """
     if suite not in SUITES:
         raise FlexvarError(f"Unknown suite {suite!r}. Suites: {', '.join(SUITES)}.")
+    keep_freed_memory()  # as flexvar's own commands do
     failed = False
     for row in load(suite)(quick=quick):
         _show(row)

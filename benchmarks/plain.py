@@ -93,7 +93,7 @@ def generate_plainly(
                 model.head.modulation(F.silu(cond_BD)).view(2 * batch, 1, 2, -1).unbind(2)
             )
             x = F.layer_norm(x, x.shape[-1:], eps=1e-6) * (1 + scale) + shift
-            logits = model.head.logits(x)
+            logits = _linear(model.head.logits, x)
             spent.lap("backbone")
             weight = guidance_weight("ramp10", guidance, layout.grids, step)
             logits = (1 + weight) * logits[:batch] - weight * logits[batch:]
@@ -154,7 +154,11 @@ def _block(
         k, v = torch.cat([cached[0], k], dim=2), torch.cat([cached[1], v], dim=2)
     q, k = q.to(v.dtype), k.to(v.dtype)
     h = F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).reshape(rows, -1, width)
-    x = x + attention.out(h) * gate1
+    x = x + _linear(attention.out, h) * gate1
     h = F.layer_norm(x, (width,), eps=1e-6) * (scale2 + 1) + shift2
-    h = block.mlp_out(F.gelu(block.mlp_in(h), approximate="tanh"))
+    h = _linear(block.mlp_out, F.gelu(_linear(block.mlp_in, h), approximate="tanh"))
     return x + h * gate2, (k, v)
+
+
+def _linear(layer: Any, x: Tensor) -> Tensor:
+    return F.linear(x, layer.weight, layer.bias)

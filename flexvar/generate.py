@@ -138,11 +138,14 @@ def generate(
             if inputs_BLC is not None:
                 x = inputs_BLC[number * share : (number + 1) * share]
                 x = torch.cat([x, x]) if guided else x
-            logits = model.step(x, state)
-            if guided and asked:
-                cond, uncond = logits.chunk(2)
-                logits = sampling.guide(cond, uncond, weights[step])
-            parts.append(logits)
+            features_BLD = model.features(x, state)
+            if not asked:
+                continue
+            if guided:
+                # Before the head, which is linear: one product of vocabulary size, not two.
+                cond, uncond = features_BLD.chunk(2)
+                features_BLD = sampling.guide(cond, uncond, weights[step])
+            parts.append(model.head(features_BLD))
         if asked:
             logits_BLV = torch.cat(parts) if len(parts) > 1 else parts[0]
             logits_BLV = _adjust(logits_BLV, settings, grid)

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flexvar.dense import Linear
 from flexvar.errors import FlexvarError
 from flexvar.layout import Layout
 from flexvar.protocols import Backbone, Facts, Position, PositionEmbedding
@@ -25,18 +26,21 @@ class ModulatedHead(nn.Module):
     def __init__(self, width: int, vocab_size: int) -> None:
         super().__init__()
         self.modulation = nn.Linear(width, 2 * width)
-        self.logits = nn.Linear(width, vocab_size)
+        self.logits = Linear(width, vocab_size)
 
     def modulate(self, cond_BD: Tensor) -> Tensor:
         """Scale and shift of a condition, (B,1,2,D); constant over one generation."""
         return self.modulation(F.silu(cond_BD)).unflatten(-1, (1, 2, -1))
 
-    def forward(self, x_BLD: Tensor, modulation_B12D: Tensor) -> Tensor:
-        """fp32 logits (B,L,V). The norm runs in fp32 whatever the weights' precision."""
+    def features(self, x_BLD: Tensor, modulation_B12D: Tensor) -> Tensor:
+        """What the logits are a linear function of, (B,L,D) fp32 whatever the weights are in."""
         scale, shift = modulation_B12D.float().unbind(2)
         normed = F.layer_norm(x_BLD.float(), x_BLD.shape[-1:], eps=1e-6)
-        normed = torch.addcmul(shift, normed, 1 + scale)
-        return self.logits(normed.to(self.logits.weight.dtype)).float()
+        return torch.addcmul(shift, normed, 1 + scale)
+
+    def forward(self, features_BLD: Tensor) -> Tensor:
+        """fp32 logits (B,L,V) of features."""
+        return self.logits(features_BLD.to(self.logits.weight.dtype)).float()
 
 
 @dataclass(slots=True)
@@ -109,7 +113,7 @@ class NextScaleModel(nn.Module):
         if position.add_LD is not None:
             x_BLD = x_BLD + position.add_LD.to(x_BLD.dtype)
         x_BLD = self.backbone(x_BLD, cond_BD, layout, Position(rotate_LR=position.rotate_LR))
-        return self.head(x_BLD, self.head.modulate(cond_BD))
+        return self.head(self.head.features(x_BLD, self.head.modulate(cond_BD)))
 
     def start(self, labels_B: Tensor, layout: Layout) -> ModelState:
         """A fresh state for predicting ``layout`` scale by scale."""
@@ -129,6 +133,14 @@ class NextScaleModel(nn.Module):
         inputs_BLC: the folded latent so far resized to this scale's grid, row-major; None for
         the first scale.
         """
+        return self.head(self.features(inputs_BLC, state))
+
+    def features(self, inputs_BLC: Tensor | None, state: ModelState) -> Tensor:
+        """As `step`, but what the head makes logits of: (B,h*w,D), fp32.
+
+        The head is linear in them, so that guidance - a sum of two rows of logits with weights
+        that add up to 1 - can be taken here, before the product of vocabulary size.
+        """
         if state.scale == len(state.layout):
             raise FlexvarError(f"All {len(state.layout)} scales are predicted already.")
         if (inputs_BLC is None) != (state.scale == 0):
@@ -142,7 +154,7 @@ class NextScaleModel(nn.Module):
             x_BLD = x_BLD + state.add_LD[part]
         state.scale += 1
         x_BLD = cast(Backbone, self.backbone).step(x_BLD, state.backbone)
-        return self.head(x_BLD, state.head_B12D)
+        return self.head.features(x_BLD, state.head_B12D)
 
     def _condition(self, labels_B: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Position]:
         layout.check_for_model()

@@ -38,9 +38,12 @@ def guidance_weight(
     return guidance * step / (min(last, RAMP10_STEPS) if schedule == "ramp10" else last)
 
 
-def guide(cond_BLV: Tensor, uncond_BLV: Tensor, weight: float) -> Tensor:
-    """Classifier-free guidance of logits: ``(1 + weight) * cond - weight * uncond``."""
-    return (1 + weight) * cond_BLV - weight * uncond_BLV
+def guide(cond: Tensor, uncond: Tensor, weight: float) -> Tensor:
+    """Classifier-free guidance: ``(1 + weight) * cond - weight * uncond``.
+
+    Of logits (B,L,V), or of what logits are a linear function of.
+    """
+    return (1 + weight) * cond - weight * uncond
 
 
 def filter_logits(logits_BLV: Tensor, *, top_k: int = 0, top_p: float = 1.0) -> Tensor:

@@ -42,7 +42,7 @@ def ours(pipe: Pipeline, labels: list[int], layout: Layout, settings: SamplingSe
     """Images, maps and the time by part, through flexvar's own loop."""
     spent = Spent()
     start = time.perf_counter()
-    model: Any = Timed(pipe.model, spent, {"step": "backbone", "start": "backbone"})
+    model: Any = Timed(pipe.model, spent, dict.fromkeys(("start", "features", "head"), "backbone"))
     generated = generate(
         model,
         pipe.tokenizer,

@@ -12,13 +12,14 @@ from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from flexvar.config import ComponentConfig
+from flexvar.dense import Linear
 from flexvar.kernels import Kernel
 from flexvar.layout import Layout
 from flexvar.protocols import Facts, Position
 from flexvar_plugins.backbones import scan_paths, ssd
+from flexvar_plugins.backbones.adaln import AdaLnBlock, Branch, modulated_norm, shrink
 from flexvar_plugins.backbones.scan_paths import ZIGZAG8, Path
 from flexvar_plugins.backbones.ssd import Implementation
-from flexvar_plugins.backbones.transformer import modulated_norm
 
 # Published initialisation of Mamba-2: decay rates, and step sizes dt at a zero projection.
 RATE_RANGE = (1.0, 16.0)
@@ -140,14 +141,14 @@ class Mixer(nn.Module):
         convolved = inner + 2 * config.state_size
         self.convolution_sizes = [inner, config.state_size, config.state_size]
         self.projection_sizes = [inner, convolved, heads]
-        self.in_proj = nn.Linear(config.width, sum(self.projection_sizes), bias=False)
+        self.in_proj = Linear(config.width, sum(self.projection_sizes), bias=False)
         self.conv_weight = nn.Parameter(torch.empty(convolved, config.conv_width))
         self.conv_bias = nn.Parameter(torch.empty(convolved))
         self.A_log = nn.Parameter(torch.empty(heads))
         self.dt_bias = nn.Parameter(torch.empty(heads))
         self.D = nn.Parameter(torch.empty(heads))
         self.norm_weight = nn.Parameter(torch.empty(inner))
-        self.out_proj = nn.Linear(inner, config.width, bias=False)
+        self.out_proj = Linear(inner, config.width, bias=False)
 
     @torch.no_grad()
     def initialise(self, shrink: float) -> None:
@@ -192,53 +193,16 @@ class Mixer(nn.Module):
         return self.out_proj(y_BLE.to(gate_BLE.dtype)), Memory(tail_BTE, state_BHdN)
 
 
-class Mlp(nn.Module):
-    """Linear, GELU (tanh), linear; (B,L,D) -> (B,L,D)."""
+class Block(AdaLnBlock):
+    """A mixer, then an MLP or a second mixer."""
 
-    def __init__(self, config: MambaConfig) -> None:
-        super().__init__()
-        inner = round(config.width * config.mlp_ratio)
-        self.fc_in = nn.Linear(config.width, inner)
-        self.fc_out = nn.Linear(inner, config.width)
-
-    def forward(self, x_BLD: Tensor) -> Tensor:
-        """Each token by itself, so that their order does not matter."""
-        return self.fc_out(F.gelu(self.fc_in(x_BLD), approximate="tanh"))
+    def __init__(self, config: MambaConfig, number: int) -> None:
+        super().__init__(config, number, mlp=config.mlp)
+        self.mixer = Mixer(config)
+        self.second_mixer = None if config.mlp else Mixer(config)
 
 
-class Modulation(NamedTuple):
-    """AdaLN values (B,1,D) of one branch of a block; the scale has 1 added already."""
-
-    gate: Tensor
-    scale: Tensor
-    shift: Tensor
-
-
-class Block(nn.Module):
-    """Two AdaLN branches, x += gate * branch(norm(x) modulated): a mixer, then MLP or mixer."""
-
-    def __init__(self, config: MambaConfig, drop_path: float) -> None:
-        super().__init__()
-        self.drop_path = drop_path
-        self.modulation = nn.Linear(config.width, 6 * config.width)
-        self.first = Mixer(config)
-        self.second = Mlp(config) if config.mlp else Mixer(config)
-
-    def modulate(self, cond_BD: Tensor) -> tuple[Modulation, Modulation]:
-        """What a condition does to both branches; constant over one generation."""
-        values = self.modulation(F.silu(cond_BD)).unflatten(-1, (6, -1)).unsqueeze(1).unbind(2)
-        gate1, gate2, scale1, scale2, shift1, shift2 = values
-        return Modulation(gate1, 1 + scale1, shift1), Modulation(gate2, 1 + scale2, shift2)
-
-    def residual(self, x_BLD: Tensor, gate_B1D: Tensor, branch_BLD: Tensor) -> Tensor:
-        """x + gate * branch; in training the branch is dropped for some rows (drop-path)."""
-        if self.training and self.drop_path > 0:
-            keep = 1 - self.drop_path
-            gate_B1D = gate_B1D * torch.empty_like(x_BLD[:, :1, :1]).bernoulli_(keep) / keep
-        return torch.addcmul(x_BLD, gate_B1D, branch_BLD)
-
-
-Modulations = list[tuple[Modulation, Modulation]]
+Modulations = list[tuple[Branch, Branch]]
 Gathers = tuple[Tensor | None, ...]
 
 
@@ -287,30 +251,15 @@ class MambaBackbone(nn.Module):
         self.config = config
         self.width, self.head_dim = config.width, config.head_dim
         self.paths = [config.paths[n % len(config.paths)] for n in range(config.mixers)]
-        last = max(config.depth - 1, 1)
-        self.blocks = nn.ModuleList(
-            Block(config, config.drop_path * number / last) for number in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(Block(config, number) for number in range(config.depth))
         self._initialise(config)
 
     def _initialise(self, config: MambaConfig) -> None:
-        std = config.init_std or math.sqrt(1 / config.width / 3)
-        shrink = 1 / math.sqrt(2 * config.depth)
-        factors = torch.tensor([config.init_gate] * 2 + [config.init_modulation] * 4)
-        for module in self.modules():
-            if isinstance(module, Mixer):
-                module.initialise(shrink)
-            elif isinstance(module, Block | Mlp):
-                for linear in module.children():
-                    if isinstance(linear, nn.Linear):
-                        nn.init.trunc_normal_(linear.weight, std=std)
-                        nn.init.zeros_(linear.bias)
-        with torch.no_grad():
-            for block in self._blocks():
-                rows = factors.to(block.modulation.weight.device)
-                block.modulation.weight.unflatten(0, (6, -1)).mul_(rows[:, None, None])
-                if isinstance(block.second, Mlp):
-                    block.second.fc_out.weight.mul_(shrink)
+        for block in self._blocks():
+            block.initialise(config)
+            for mixer in (block.mixer, block.second_mixer):
+                if mixer is not None:
+                    mixer.initialise(shrink(config))
 
     @classmethod
     def kernels(cls) -> tuple[Kernel, ...]:
@@ -327,7 +276,7 @@ class MambaBackbone(nn.Module):
 
     def implementation(self) -> str:
         """The scan that runs with the weights as they are."""
-        weight = self._blocks()[0].first.out_proj.weight
+        weight = self._blocks()[0].mixer.out_proj.weight
         return ssd.choose(self.config.implementation, weight.device, weight.dtype)
 
     def forward(self, x_BLD: Tensor, cond_BD: Tensor, layout: Layout, position: Position) -> Tensor:
@@ -367,17 +316,21 @@ class MambaBackbone(nn.Module):
     ) -> tuple[Tensor, list[Memory | None]]:
         """All blocks. The stream stays in a mixer's order until the next mixer needs its own."""
         after: list[Memory | None] = []
-        for block, both in zip(self._blocks(), modulations, strict=True):
-            for part, (gate, scale, shift) in zip((block.first, block.second), both, strict=True):
-                if isinstance(part, Mixer):
-                    number = len(after)
-                    x_BLD = scan_paths.permute(x_BLD, gathers[number])
-                    normed_BLD = modulated_norm(x_BLD, scale, shift)
-                    branch_BLD, memory = part(normed_BLD, memories[number], kernels)
-                    after.append(memory)
-                else:
-                    branch_BLD = part(modulated_norm(x_BLD, scale, shift))
-                x_BLD = block.residual(x_BLD, gate, branch_BLD)
+
+        def mix(mixer: Mixer, x_BLD: Tensor, branch: Branch, block: Block) -> Tensor:
+            number = len(after)
+            x_BLD = scan_paths.permute(x_BLD, gathers[number])
+            mixed_BLD, memory = mixer(modulated_norm(x_BLD, branch), memories[number], kernels)
+            after.append(memory)
+            return block.residual(x_BLD, branch.gate, mixed_BLD)
+
+        for block, (first, second) in zip(self._blocks(), modulations, strict=True):
+            x_BLD = mix(block.mixer, x_BLD, first, block)
+            if block.second_mixer is not None:
+                x_BLD = mix(block.second_mixer, x_BLD, second, block)
+            else:
+                mixed_BLD = block.mlp(modulated_norm(x_BLD, second))
+                x_BLD = block.residual(x_BLD, second.gate, mixed_BLD)
         return scan_paths.permute(x_BLD, gathers[-1]), after
 
     def _kernels(self, like: Tensor) -> ssd.Kernels:

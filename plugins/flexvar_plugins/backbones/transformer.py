@@ -13,10 +13,18 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from flexvar.config import ComponentConfig
+from flexvar.dense import Linear, linear
 from flexvar.kernels import Kernel
 from flexvar.layout import Layout
 from flexvar.protocols import Facts, Position
 from flexvar_plugins.backbones import attention
+from flexvar_plugins.backbones.adaln import (
+    AdaLnBlock,
+    Branch,
+    modulated_norm,
+    shrink,
+    truncated_normal,
+)
 from flexvar_plugins.backbones.attention import Attend, Implementation
 
 # QK-norm: the learned log-scale starts at log 4 and is held below log 100 (VAR's code).
@@ -79,10 +87,10 @@ class Attention(nn.Module):
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         width, self.heads = config.width, config.num_heads
-        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.qkv = Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
-        self.out = nn.Linear(width, width)
+        self.out = Linear(width, width)
         self.log_scale: nn.Parameter | None = None
         self.softmax_scale = 0.25 / math.sqrt(config.head_dim)
         if config.qk_norm:
@@ -92,7 +100,7 @@ class Attention(nn.Module):
     def project(self, x_BLD: Tensor, rotate_LR: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values (B,L,H,d), normalised and rotated."""
         zero_D = torch.zeros_like(self.q_bias)
-        qkv = F.linear(x_BLD, self.qkv.weight, torch.cat([self.q_bias, zero_D, self.v_bias]))
+        qkv = linear(x_BLD, self.qkv.weight, torch.cat([self.q_bias, zero_D, self.v_bias]))
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
         if self.log_scale is not None:
             scale_H1 = self.log_scale.float().clamp_max(LOG_SCALE_MAX).exp()[:, None]
@@ -102,58 +110,12 @@ class Attention(nn.Module):
         return q, k, v
 
 
-class Block(nn.Module):
-    """x += gate1 * attention(norm(x) modulated); x += gate2 * mlp(norm(x) modulated)."""
+class Block(AdaLnBlock):
+    """Attention, then an MLP."""
 
-    def __init__(self, config: TransformerConfig, drop_path: float) -> None:
-        super().__init__()
-        width, inner = config.width, round(config.width * config.mlp_ratio)
-        self.drop_path = drop_path
+    def __init__(self, config: TransformerConfig, number: int) -> None:
+        super().__init__(config, number, shared=config.shared_modulation)
         self.attention = Attention(config)
-        self.mlp_in = nn.Linear(width, inner)
-        self.mlp_out = nn.Linear(inner, width)
-        # Shared AdaLN gives a block only an offset (6, D) to what all blocks have in common.
-        self.modulation: nn.Linear | None = None
-        self.modulation_offset: nn.Parameter | None = None
-        if config.shared_modulation:
-            self.modulation_offset = nn.Parameter(torch.empty(6, width))
-        else:
-            self.modulation = nn.Linear(width, 6 * width)
-
-    def modulate(self, cond_BD: Tensor, shared_B6D: Tensor | None) -> Modulation:
-        """What a condition does to this block; constant over one generation."""
-        if self.modulation is not None:
-            values_B6D = self.modulation(F.silu(cond_BD)).unflatten(-1, (6, -1))
-        else:
-            assert shared_B6D is not None
-            assert self.modulation_offset is not None
-            values_B6D = shared_B6D + self.modulation_offset
-        gate1, gate2, scale1, scale2, shift1, shift2 = values_B6D.unsqueeze(1).unbind(2)
-        return Modulation(gate1, gate2, 1 + scale1, 1 + scale2, shift1, shift2)
-
-    def mlp(self, x_BLD: Tensor) -> Tensor:
-        """Linear, GELU (tanh), linear; (B,L,D) -> (B,L,D)."""
-        return self.mlp_out(F.gelu(self.mlp_in(x_BLD), approximate="tanh"))
-
-    def residual(self, x_BLD: Tensor, gate_B1D: Tensor, branch_BLD: Tensor) -> Tensor:
-        """x + gate * branch; in training the branch is dropped for some rows (drop-path)."""
-        if self.training and self.drop_path > 0:
-            keep = 1 - self.drop_path
-            mask = torch.empty_like(x_BLD[:, :1, :1]).bernoulli_(keep) / keep
-            gate_B1D = gate_B1D * mask
-        return torch.addcmul(x_BLD, gate_B1D, branch_BLD)
-
-
-@dataclass(slots=True)
-class Modulation:
-    """A block's AdaLN values (B,1,D); the scales have 1 added already."""
-
-    gate1: Tensor
-    gate2: Tensor
-    scale1: Tensor
-    scale2: Tensor
-    shift1: Tensor
-    shift2: Tensor
 
 
 @dataclass(slots=True)
@@ -162,7 +124,7 @@ class TransformerState:
 
     layout: Layout
     rotate_LR: Tensor | None
-    modulations: list[Modulation]
+    modulations: list[tuple[Branch, Branch]]
     keys_BLHd: list[Tensor]
     values_BLHd: list[Tensor]
     attend: Attend
@@ -191,35 +153,21 @@ class TransformerBackbone(nn.Module):
         self.config = config
         self.recompute = False
         self.width, self.head_dim = config.width, config.head_dim
-        last = max(config.depth - 1, 1)
-        self.blocks = nn.ModuleList(
-            Block(config, config.drop_path * number / last) for number in range(config.depth)
-        )
+        self.blocks = nn.ModuleList(Block(config, number) for number in range(config.depth))
         self.shared_modulation: nn.Linear | None = None
         if config.shared_modulation:
             self.shared_modulation = nn.Linear(config.width, 6 * config.width)
         self._initialise(config)
 
+    @torch.no_grad()
     def _initialise(self, config: TransformerConfig) -> None:
-        std = config.init_std or math.sqrt(1 / config.width / 3)
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.trunc_normal_(module.weight, std=std)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-        shrink = 1 / math.sqrt(2 * config.depth)
-        factors = torch.tensor([config.init_gate] * 2 + [config.init_modulation] * 4)
-        with torch.no_grad():
-            for block in self._blocks():
-                block.attention.out.weight.mul_(shrink)
-                block.mlp_out.weight.mul_(shrink)
-                if block.modulation is not None:
-                    rows = factors.to(block.modulation.weight.device)
-                    block.modulation.weight.unflatten(0, (6, -1)).mul_(rows[:, None, None])
-                elif block.modulation_offset is not None:
-                    nn.init.normal_(block.modulation_offset, std=1 / math.sqrt(config.width))
-                    offset = block.modulation_offset
-                    offset.mul_(factors.to(offset.device)[:, None])
+        if self.shared_modulation is not None:
+            truncated_normal(self.shared_modulation, config)
+        for block in self._blocks():
+            block.initialise(config)
+            for layer in (block.attention.qkv, block.attention.out):
+                truncated_normal(layer, config)
+            block.attention.out.weight.mul_(shrink(config))
 
     @classmethod
     def kernels(cls) -> tuple[Kernel, ...]:
@@ -246,16 +194,16 @@ class TransformerBackbone(nn.Module):
         def attention_over_scales(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
             return attention.over_scales(attend, q, k, v, layout, scale)
 
-        def run(block: Block, modulation: Modulation, x_BLD: Tensor) -> Tensor:
-            q, k, v = self._qkv(block, modulation, x_BLD, position.rotate_LR)
-            return self._finish(block, modulation, x_BLD, attention_over_scales, q, k, v)
+        def run(block: Block, both: tuple[Branch, Branch], x_BLD: Tensor) -> Tensor:
+            q, k, v = self._qkv(block, both[0], x_BLD, position.rotate_LR)
+            return self._finish(block, both, x_BLD, attention_over_scales, q, k, v)
 
         recompute = self.recompute and torch.is_grad_enabled()
-        for block, modulation in zip(self._blocks(), self._modulations(cond_BD), strict=True):
+        for block, both in zip(self._blocks(), self._modulations(cond_BD), strict=True):
             if recompute:
-                x_BLD = checkpoint(run, block, modulation, x_BLD, use_reentrant=False)
+                x_BLD = checkpoint(run, block, both, x_BLD, use_reentrant=False)
             else:
-                x_BLD = run(block, modulation, x_BLD)
+                x_BLD = run(block, both, x_BLD)
         return x_BLD
 
     def checkpoint_activations(self) -> None:
@@ -279,12 +227,12 @@ class TransformerBackbone(nn.Module):
         part = state.layout.slices[state.scale]
         rotate_LR = None if state.rotate_LR is None else state.rotate_LR[part]
         for number, block in enumerate(self._blocks()):
-            modulation = state.modulations[number]
-            q, k, v = self._qkv(block, modulation, x_BLD, rotate_LR)
+            both = state.modulations[number]
+            q, k, v = self._qkv(block, both[0], x_BLD, rotate_LR)
             keys, values = state.keys_BLHd[number], state.values_BLHd[number]
             keys[:, part], values[:, part] = k, v
             k, v = keys[:, : part.stop], values[:, : part.stop]
-            x_BLD = self._finish(block, modulation, x_BLD, state.attend, q, k, v)
+            x_BLD = self._finish(block, both, x_BLD, state.attend, q, k, v)
         state.scale += 1
         return x_BLD
 
@@ -292,7 +240,7 @@ class TransformerBackbone(nn.Module):
         name = attention.choose(self.config.implementation, like.device, like.dtype)
         return attention.KERNELS[name]
 
-    def _modulations(self, cond_BD: Tensor) -> list[Modulation]:
+    def _modulations(self, cond_BD: Tensor) -> list[tuple[Branch, Branch]]:
         shared = None
         if self.shared_modulation is not None:
             shared = self.shared_modulation(F.silu(cond_BD)).unflatten(-1, (6, -1))
@@ -300,34 +248,27 @@ class TransformerBackbone(nn.Module):
 
     @staticmethod
     def _qkv(
-        block: Block, modulation: Modulation, x_BLD: Tensor, rotate_LR: Tensor | None
+        block: Block, branch: Branch, x_BLD: Tensor, rotate_LR: Tensor | None
     ) -> tuple[Tensor, Tensor, Tensor]:
-        normed = modulated_norm(x_BLD, modulation.scale1, modulation.shift1)
-        return block.attention.project(normed, rotate_LR)
+        return block.attention.project(modulated_norm(x_BLD, branch), rotate_LR)
 
     @staticmethod
     def _finish(
         block: Block,
-        modulation: Modulation,
+        both: tuple[Branch, Branch],
         x_BLD: Tensor,
         attend: Attend,
         q_BLHd: Tensor,
         k_BLHd: Tensor,
         v_BLHd: Tensor,
     ) -> Tensor:
+        first, second = both
         mixed = attend(q_BLHd, k_BLHd, v_BLHd, block.attention.softmax_scale).flatten(2)
-        x_BLD = block.residual(x_BLD, modulation.gate1, block.attention.out(mixed))
-        normed = modulated_norm(x_BLD, modulation.scale2, modulation.shift2)
-        return block.residual(x_BLD, modulation.gate2, block.mlp(normed))
+        x_BLD = block.residual(x_BLD, first.gate, block.attention.out(mixed))
+        return block.residual(x_BLD, second.gate, block.mlp(modulated_norm(x_BLD, second)))
 
 
 def unit_length(x_BLHd: Tensor, scale_H1: Tensor | float = 1.0) -> Tensor:
     """Vectors of length 1 times a scale per head; lengths in fp32, without a copy in fp32."""
     length = torch.linalg.vector_norm(x_BLHd, dim=-1, keepdim=True, dtype=torch.float32)
     return (x_BLHd * (scale_H1 / length.clamp_min(1e-12))).to(x_BLHd.dtype)
-
-
-def modulated_norm(x_BLD: Tensor, scale_B1D: Tensor, shift_B1D: Tensor) -> Tensor:
-    """Layer norm without weights (statistics in fp32), times scale, plus shift."""
-    normed = F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=1e-6)
-    return torch.addcmul(shift_B1D, normed, scale_B1D)

@@ -1,0 +1,113 @@
+"""What the AdaLN blocks of all backbones have in common: modulation, MLP, residual branches."""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flexvar.dense import Linear
+
+
+class Branch(NamedTuple):
+    """AdaLN values (B,1,D) of one branch of a block; the scale has 1 added already."""
+
+    gate: Tensor
+    scale: Tensor
+    shift: Tensor
+
+
+class BlockConfig(Protocol):
+    """The options that every backbone of AdaLN blocks has."""
+
+    depth: int
+    width: int
+    mlp_ratio: float
+    drop_path: float
+    init_std: float | None
+    init_modulation: float
+    init_gate: float
+
+
+class AdaLnBlock(nn.Module):
+    """A block of two branches: x += gate * branch(norm(x) * scale + shift), for each.
+
+    shared: AdaLN is one projection for all blocks, of which a block keeps only an offset (6,D).
+    mlp: whether the second branch is an MLP (Linear, GELU, Linear).
+    """
+
+    def __init__(
+        self, config: BlockConfig, number: int, *, shared: bool = False, mlp: bool = True
+    ) -> None:
+        super().__init__()
+        width = config.width
+        self.drop_path = config.drop_path * number / max(config.depth - 1, 1)
+        self.modulation: nn.Linear | None = None
+        self.modulation_offset: nn.Parameter | None = None
+        if shared:
+            self.modulation_offset = nn.Parameter(torch.empty(6, width))
+        else:
+            self.modulation = nn.Linear(width, 6 * width)
+        if mlp:
+            inner = round(width * config.mlp_ratio)
+            self.mlp_in = Linear(width, inner, gelu=True)
+            self.mlp_out = Linear(inner, width)
+
+    @torch.no_grad()
+    def initialise(self, config: BlockConfig) -> None:
+        """The published start of what `AdaLnBlock` holds; see `shrink`."""
+        linears = [module for module in self.children() if isinstance(module, nn.Linear)]
+        for linear in linears:
+            truncated_normal(linear, config)
+        factors = torch.tensor([config.init_gate] * 2 + [config.init_modulation] * 4)
+        if self.modulation is not None:
+            rows = factors.to(self.modulation.weight.device)
+            self.modulation.weight.unflatten(0, (6, -1)).mul_(rows[:, None, None])
+        elif self.modulation_offset is not None:
+            nn.init.normal_(self.modulation_offset, std=1 / math.sqrt(config.width))
+            self.modulation_offset.mul_(factors.to(self.modulation_offset.device)[:, None])
+        if hasattr(self, "mlp_out"):
+            self.mlp_out.weight.mul_(shrink(config))
+
+    def modulate(self, cond_BD: Tensor, shared_B6D: Tensor | None = None) -> tuple[Branch, Branch]:
+        """What a condition does to both branches; constant over one generation."""
+        if self.modulation is not None:
+            values_B6D = self.modulation(F.silu(cond_BD)).unflatten(-1, (6, -1))
+        else:
+            assert shared_B6D is not None
+            assert self.modulation_offset is not None
+            values_B6D = shared_B6D + self.modulation_offset
+        gate1, gate2, scale1, scale2, shift1, shift2 = values_B6D.unsqueeze(1).unbind(2)
+        return Branch(gate1, 1 + scale1, shift1), Branch(gate2, 1 + scale2, shift2)
+
+    def mlp(self, x_BLD: Tensor) -> Tensor:
+        """Linear, GELU (tanh), linear; each token by itself. (B,L,D) -> (B,L,D)."""
+        return self.mlp_out(self.mlp_in(x_BLD))
+
+    def residual(self, x_BLD: Tensor, gate_B1D: Tensor, branch_BLD: Tensor) -> Tensor:
+        """x + gate * branch; in training the branch is dropped for some rows (drop-path)."""
+        if self.training and self.drop_path > 0:
+            keep = 1 - self.drop_path
+            gate_B1D = gate_B1D * (torch.empty_like(x_BLD[:, :1, :1]).bernoulli_(keep) / keep)
+        return torch.addcmul(x_BLD, gate_B1D, branch_BLD)
+
+
+def truncated_normal(linear: nn.Linear, config: BlockConfig) -> None:
+    """Weights of standard deviation init_std, sqrt(1 / (3 width)) unless given; no bias."""
+    nn.init.trunc_normal_(linear.weight, std=config.init_std or math.sqrt(1 / config.width / 3))
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def shrink(config: BlockConfig) -> float:
+    """The factor on the last weights of every branch: 1 / sqrt(2 depth) (VAR's code)."""
+    return 1 / math.sqrt(2 * config.depth)
+
+
+def modulated_norm(x_BLD: Tensor, branch: Branch) -> Tensor:
+    """Layer norm without weights (statistics in fp32), times scale, plus shift."""
+    normed = F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=1e-6)
+    return torch.addcmul(branch.shift, normed, branch.scale)
