@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -26,6 +27,7 @@ class BlockConfig(Protocol):
     depth: int
     width: int
     mlp_ratio: float
+    shared_modulation: bool
     drop_path: float
     init_std: float | None
     init_modulation: float
@@ -35,19 +37,18 @@ class BlockConfig(Protocol):
 class AdaLnBlock(nn.Module):
     """A block of two branches: x += gate * branch(norm(x) * scale + shift), for each.
 
-    shared: AdaLN is one projection for all blocks, of which a block keeps only an offset (6,D).
-    mlp: whether the second branch is an MLP (Linear, GELU, Linear).
+    With ``shared_modulation`` AdaLN is one projection for all blocks (`AdaLnBackbone`), of which a
+    block keeps only an offset (6,D). mlp: whether the second branch is an MLP (Linear, GELU,
+    Linear).
     """
 
-    def __init__(
-        self, config: BlockConfig, number: int, *, shared: bool = False, mlp: bool = True
-    ) -> None:
+    def __init__(self, config: BlockConfig, number: int, *, mlp: bool = True) -> None:
         super().__init__()
         width = config.width
         self.drop_path = config.drop_path * number / max(config.depth - 1, 1)
         self.modulation: nn.Linear | None = None
         self.modulation_offset: nn.Parameter | None = None
-        if shared:
+        if config.shared_modulation:
             self.modulation_offset = nn.Parameter(torch.empty(6, width))
         else:
             self.modulation = nn.Linear(width, 6 * width)
@@ -72,7 +73,7 @@ class AdaLnBlock(nn.Module):
         if hasattr(self, "mlp_out"):
             self.mlp_out.weight.mul_(shrink(config))
 
-    def modulate(self, cond_BD: Tensor, shared_B6D: Tensor | None = None) -> tuple[Branch, Branch]:
+    def modulate(self, cond_BD: Tensor, shared_B6D: Tensor | None) -> tuple[Branch, Branch]:
         """What a condition does to both branches; constant over one generation."""
         if self.modulation is not None:
             values_B6D = self.modulation(F.silu(cond_BD)).unflatten(-1, (6, -1))
@@ -93,6 +94,30 @@ class AdaLnBlock(nn.Module):
             keep = 1 - self.drop_path
             gate_B1D = gate_B1D * (torch.empty_like(x_BLD[:, :1, :1]).bernoulli_(keep) / keep)
         return torch.addcmul(x_BLD, gate_B1D, branch_BLD)
+
+
+class AdaLnBackbone(nn.Module):
+    """A stack of AdaLN blocks, and the projection they share if they do."""
+
+    blocks: nn.ModuleList
+
+    def make_blocks(self, config: BlockConfig, blocks: Sequence[AdaLnBlock]) -> None:
+        """Take the blocks, make what they share, and give both the published start."""
+        self.blocks = nn.ModuleList(blocks)
+        self.shared_modulation: nn.Linear | None = None
+        if config.shared_modulation:
+            self.shared_modulation = nn.Linear(config.width, 6 * config.width)
+            truncated_normal(self.shared_modulation, config)
+        for block in blocks:
+            block.initialise(config)
+
+    def modulations(self, cond_BD: Tensor) -> list[tuple[Branch, Branch]]:
+        """The AdaLN values of every block under a condition (B,D)."""
+        shared_B6D = None
+        if self.shared_modulation is not None:
+            shared_B6D = self.shared_modulation(F.silu(cond_BD)).unflatten(-1, (6, -1))
+        blocks = cast(Iterable[AdaLnBlock], self.blocks)
+        return [block.modulate(cond_BD, shared_B6D) for block in blocks]
 
 
 def truncated_normal(linear: nn.Linear, config: BlockConfig) -> None:

@@ -17,7 +17,14 @@ from flexvar.kernels import Kernel
 from flexvar.layout import Layout
 from flexvar.protocols import Facts, Position
 from flexvar_plugins.backbones import scan_paths, ssd
-from flexvar_plugins.backbones.adaln import AdaLnBlock, Branch, modulated_norm, shrink
+from flexvar_plugins.backbones.adaln import (
+    AdaLnBackbone,
+    AdaLnBlock,
+    BlockConfig,
+    Branch,
+    modulated_norm,
+    shrink,
+)
 from flexvar_plugins.backbones.scan_paths import ZIGZAG8, Path
 from flexvar_plugins.backbones.ssd import Implementation
 
@@ -36,7 +43,8 @@ class MambaConfig(ComponentConfig):
     head_dim: channels of a head of the scan; 64, or the largest of 32, 16 and 8 that divides
     the inner width. state_size: numbers a channel remembers, 128 or 64 in the papers.
     conv_width: tokens of the convolution before the scan. mlp: each block is a mixer and an MLP;
-    without it, two mixers. mlp_ratio: inner width of the MLP over width. paths: the scan paths
+    without it, two mixers. mlp_ratio: inner width of the MLP over width. shared_modulation: as of
+    the transformer. paths: the scan paths
     that mixers take in turn: ``zigzag8``, ``raster``, or a list of names or numbers of
     `flexvar_plugins.backbones.scan_paths`. drop_path, init_std, init_modulation, init_gate: as
     of the transformer; the mixers start as published. chunk_size: tokens per chunk of the scan,
@@ -52,6 +60,7 @@ class MambaConfig(ComponentConfig):
     conv_width: int = Field(default=4, ge=2, le=4)
     mlp: bool = True
     mlp_ratio: float = Field(default=4.0, gt=0)
+    shared_modulation: bool = False
     paths: tuple[Path, ...] = ZIGZAG8
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     init_std: float | None = Field(default=None, gt=0)
@@ -201,6 +210,13 @@ class Block(AdaLnBlock):
         self.mixer = Mixer(config)
         self.second_mixer = None if config.mlp else Mixer(config)
 
+    def initialise(self, config: BlockConfig) -> None:
+        """The published start, the mixers' own."""
+        super().initialise(config)
+        for mixer in (self.mixer, self.second_mixer):
+            if mixer is not None:
+                mixer.initialise(shrink(config))
+
 
 Modulations = list[tuple[Branch, Branch]]
 Gathers = tuple[Tensor | None, ...]
@@ -220,7 +236,7 @@ class MambaState:
     scale: int = 0
 
 
-class MambaBackbone(nn.Module):
+class MambaBackbone(AdaLnBackbone):
     """AdaLN Mamba-2, causal along one scan path per mixer, scales coarse to fine.
 
     FlexVAR's ablation (arXiv 2502.20313, table of Mamba backbones) with ZigMa's eight paths
@@ -233,7 +249,14 @@ class MambaBackbone(nn.Module):
     accepts: ClassVar[frozenset[str]] = frozenset()
     contract_options = (
         {"depth": 2, "width": 64},
-        {"depth": 4, "width": 32, "mlp": False, "drop_path": 0.2, "state_size": 16},
+        {
+            "depth": 4,
+            "width": 32,
+            "mlp": False,
+            "drop_path": 0.2,
+            "state_size": 16,
+            "shared_modulation": True,
+        },
         {
             "depth": 2,
             "width": 48,
@@ -251,15 +274,7 @@ class MambaBackbone(nn.Module):
         self.config = config
         self.width, self.head_dim = config.width, config.head_dim
         self.paths = [config.paths[n % len(config.paths)] for n in range(config.mixers)]
-        self.blocks = nn.ModuleList(Block(config, number) for number in range(config.depth))
-        self._initialise(config)
-
-    def _initialise(self, config: MambaConfig) -> None:
-        for block in self._blocks():
-            block.initialise(config)
-            for mixer in (block.mixer, block.second_mixer):
-                if mixer is not None:
-                    mixer.initialise(shrink(config))
+        self.make_blocks(config, [Block(config, number) for number in range(config.depth)])
 
     @classmethod
     def kernels(cls) -> tuple[Kernel, ...]:
@@ -285,14 +300,14 @@ class MambaBackbone(nn.Module):
         gathers = scan_paths.gathers(self.paths, layout.grids, x_BLD.device)
         memories: list[Memory | None] = [None] * len(self.paths)
         kernels = self._kernels(x_BLD)
-        return self._run(x_BLD, self._modulations(cond_BD), gathers, memories, kernels)[0]
+        return self._run(x_BLD, self.modulations(cond_BD), gathers, memories, kernels)[0]
 
     def start(self, cond_BD: Tensor, layout: Layout, position: Position) -> MambaState:
         """A fresh state; its size does not depend on the layout."""
         del position
         device = cond_BD.device
         return MambaState(
-            modulations=self._modulations(cond_BD),
+            modulations=self.modulations(cond_BD),
             gathers=[scan_paths.gathers(self.paths, (grid,), device) for grid in layout],
             memories=[None] * len(self.paths),
             kernels=self._kernels(cond_BD),
@@ -339,6 +354,3 @@ class MambaBackbone(nn.Module):
         if torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
         return ssd.KERNELS[ssd.choose(self.config.implementation, device, dtype)]
-
-    def _modulations(self, cond_BD: Tensor) -> Modulations:
-        return [block.modulate(cond_BD) for block in self._blocks()]

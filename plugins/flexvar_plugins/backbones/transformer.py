@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -19,7 +18,9 @@ from flexvar.layout import Layout
 from flexvar.protocols import Facts, Position
 from flexvar_plugins.backbones import attention
 from flexvar_plugins.backbones.adaln import (
+    AdaLnBackbone,
     AdaLnBlock,
+    BlockConfig,
     Branch,
     modulated_norm,
     shrink,
@@ -114,8 +115,16 @@ class Block(AdaLnBlock):
     """Attention, then an MLP."""
 
     def __init__(self, config: TransformerConfig, number: int) -> None:
-        super().__init__(config, number, shared=config.shared_modulation)
+        super().__init__(config, number)
         self.attention = Attention(config)
+
+    @torch.no_grad()
+    def initialise(self, config: BlockConfig) -> None:
+        """The published start."""
+        super().initialise(config)
+        for layer in (self.attention.qkv, self.attention.out):
+            truncated_normal(layer, config)
+        self.attention.out.weight.mul_(shrink(config))
 
 
 @dataclass(slots=True)
@@ -131,7 +140,7 @@ class TransformerState:
     scale: int = 0
 
 
-class TransformerBackbone(nn.Module):
+class TransformerBackbone(AdaLnBackbone):
     """AdaLN transformer, block-causal over scales without a mask.
 
     VAR, arXiv 2404.02905, section 3.2 and appendix; FlexVAR takes the same. Parameters N =
@@ -153,21 +162,7 @@ class TransformerBackbone(nn.Module):
         self.config = config
         self.recompute = False
         self.width, self.head_dim = config.width, config.head_dim
-        self.blocks = nn.ModuleList(Block(config, number) for number in range(config.depth))
-        self.shared_modulation: nn.Linear | None = None
-        if config.shared_modulation:
-            self.shared_modulation = nn.Linear(config.width, 6 * config.width)
-        self._initialise(config)
-
-    @torch.no_grad()
-    def _initialise(self, config: TransformerConfig) -> None:
-        if self.shared_modulation is not None:
-            truncated_normal(self.shared_modulation, config)
-        for block in self._blocks():
-            block.initialise(config)
-            for layer in (block.attention.qkv, block.attention.out):
-                truncated_normal(layer, config)
-            block.attention.out.weight.mul_(shrink(config))
+        self.make_blocks(config, [Block(config, number) for number in range(config.depth)])
 
     @classmethod
     def kernels(cls) -> tuple[Kernel, ...]:
@@ -199,7 +194,7 @@ class TransformerBackbone(nn.Module):
             return self._finish(block, both, x_BLD, attention_over_scales, q, k, v)
 
         recompute = self.recompute and torch.is_grad_enabled()
-        for block, both in zip(self._blocks(), self._modulations(cond_BD), strict=True):
+        for block, both in zip(self._blocks(), self.modulations(cond_BD), strict=True):
             if recompute:
                 x_BLD = checkpoint(run, block, both, x_BLD, use_reentrant=False)
             else:
@@ -216,7 +211,7 @@ class TransformerBackbone(nn.Module):
         return TransformerState(
             layout=layout,
             rotate_LR=position.rotate_LR,
-            modulations=self._modulations(cond_BD),
+            modulations=self.modulations(cond_BD),
             keys_BLHd=[cond_BD.new_empty(shape) for _ in self.blocks],
             values_BLHd=[cond_BD.new_empty(shape) for _ in self.blocks],
             attend=self._kernel(cond_BD),
@@ -239,12 +234,6 @@ class TransformerBackbone(nn.Module):
     def _kernel(self, like: Tensor) -> Attend:
         name = attention.choose(self.config.implementation, like.device, like.dtype)
         return attention.KERNELS[name]
-
-    def _modulations(self, cond_BD: Tensor) -> list[tuple[Branch, Branch]]:
-        shared = None
-        if self.shared_modulation is not None:
-            shared = self.shared_modulation(F.silu(cond_BD)).unflatten(-1, (6, -1))
-        return [block.modulate(cond_BD, shared) for block in self._blocks()]
 
     @staticmethod
     def _qkv(
