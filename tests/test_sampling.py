@@ -7,6 +7,8 @@ from hypothesis import strategies as st
 
 from flexvar import sampling
 from flexvar.layout import Layout
+from flexvar.model import ModulatedHead
+from flexvar.sampling import guide
 
 
 def plain_filter(logits, top_k, top_p):
@@ -91,12 +93,16 @@ def test_keys_of_seeds():
 
 
 def test_soft_weights_sharpen_with_the_scale():
-    logits = torch.randn(1, 4, 50)
+    # Close enough that no weight rounds to 1; the sharpening is certain without noise only.
+    logits = torch.randn(1, 4, 50, generator=torch.Generator().manual_seed(0)) * 0.05
     noise = sampling.gumbels(sampling.generators([(0, 0)]), 4, 50)
-    weights = [sampling.soft_weights(logits, noise, ratio) for ratio in (0.0, 1.0)]
-    for one in weights:
-        torch.testing.assert_close(one.sum(-1), torch.ones(1, 4))
-    assert (weights[1].max(-1).values >= weights[0].max(-1).values).all()
+    for gumbel in (noise, torch.zeros_like(noise)):
+        weights = [sampling.soft_weights(logits, gumbel, ratio) for ratio in (0.0, 0.5, 1.0)]
+        for one in weights:
+            torch.testing.assert_close(one.sum(-1), torch.ones(1, 4))
+    peaks = [one.max(-1).values for one in weights]
+    assert (peaks[0] < peaks[1]).all()
+    assert (peaks[1] < peaks[2]).all()
     assert noise.isfinite().all()
 
 
@@ -105,3 +111,13 @@ def test_flat_distributions_need_the_whole_vocabulary(top_p):
     logits = torch.zeros(1, 1, 3000) + torch.arange(3000) * 1e-4
     kept = sampling.filter_logits(logits, top_p=top_p).isfinite()
     assert torch.equal(kept, plain_filter(logits.double(), 0, top_p).isfinite())
+
+
+def test_guidance_before_the_head_is_guidance_of_its_logits() -> None:
+    torch.manual_seed(0)
+    head = ModulatedHead(16, 30).eval()
+    features = torch.randn(2, 5, 16)
+    with torch.no_grad():
+        guided = head(guide(features[:1], features[1:], 1.7))
+        expected = guide(head(features[:1]), head(features[1:]), 1.7)
+    torch.testing.assert_close(guided, expected, atol=1e-5, rtol=1e-5)

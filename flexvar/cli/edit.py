@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flexvar.cli.generate import check_out, parse_size, parse_steps
+from flexvar.cli import options
 
 
 class Task(StrEnum):
@@ -49,9 +49,7 @@ def edit(
             show_default=False,
         ),
     ],
-    model: Annotated[
-        str, typer.Option(help="Checkpoint directory, bundled name, or hub id.", show_default=False)
-    ],
+    model: options.Model,
     image: Annotated[
         list[Path],
         typer.Option(help="Picture file; give it again for more.", show_default=False),
@@ -149,46 +147,22 @@ def edit(
             show_default="the picture's own",
         ),
     ] = None,
-    steps: Annotated[
-        str | None,
-        typer.Option(
-            help="Number of steps, or the grids themselves: 1,2,4,6x4.",
-            show_default="usual for the size",
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance.", show_default="preset's")
-    ] = None,
-    guidance_schedule: Annotated[
-        str | None, typer.Option(help="ramp, ramp10 or constant.", show_default="preset's")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Divides the logits.", show_default="preset's")
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Likeliest tokens kept; 0 is all.", show_default="preset's")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Nucleus kept of those; 1 is all.", show_default="preset's")
-    ] = None,
-    soft: Annotated[
-        bool | None, typer.Option(help="Mean codes: smoother looks.", show_default="preset's")
-    ] = None,
-    preset: Annotated[
-        str, typer.Option(help="Named sampling settings of the checkpoint.")
-    ] = "default",
-    seed: Annotated[
-        int | None, typer.Option(help="Same seed, same images.", show_default="random")
-    ] = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    guidance_schedule: options.GuidanceSchedule = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
+    soft: options.Soft = None,
+    preset: options.Preset = "default",
+    seed: options.Seed = None,
     max_side: Annotated[
         int | None,
         typer.Option(help="Longest side in pixels of a picture.", show_default="8192"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Directory for the PNG files.")] = Path("out"),
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1 ...; auto is CUDA if any.")
-    ] = "auto",
-    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    out: options.Out = Path("out"),
+    device: options.Device = "auto",
+    dtype: options.Dtype = "fp32",
 ) -> None:
     """Change pictures with a model that was only trained to generate.
 
@@ -212,7 +186,7 @@ def edit(
         "rule": rule,
         "feather": feather,
         "blend": blend,
-        "size": None if size is None else parse_size(size),
+        "size": None if size is None else options.parse_size(size),
     }
     given = {name: value for name, value in given.items() if value is not None}
     for name in given:
@@ -235,10 +209,10 @@ def edit(
     for path in (*image, *masks):
         if not path.is_file():
             raise FlexvarError(f"There is no picture {path}.")
-    given |= {"steps": None if steps is None else parse_steps(steps), "num": num}
+    given |= {"steps": None if steps is None else options.parse_steps(steps), "num": num}
     if max_side is not None:
         given["max_side"] = max_side
-    check_out(out)
+    options.check_out(out)
 
     import secrets
 

@@ -1,0 +1,86 @@
+"""Options that several commands have, and how their texts are read."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+PRESETS = "preset's"
+
+Model = Annotated[
+    str, typer.Option(help="Checkpoint directory, bundled name, or hub id.", show_default=False)
+]
+Steps = Annotated[
+    str | None,
+    typer.Option(
+        help="Number of steps, or the grids themselves: 1,2,4,6x4.",
+        show_default="usual for the size",
+    ),
+]
+Guidance = Annotated[
+    float | None, typer.Option(help="Classifier-free guidance.", show_default=PRESETS)
+]
+GuidanceSchedule = Annotated[
+    str | None, typer.Option(help="ramp, ramp10 or constant.", show_default=PRESETS)
+]
+Temperature = Annotated[
+    float | None, typer.Option(help="Divides the logits.", show_default=PRESETS)
+]
+TopK = Annotated[
+    int | None, typer.Option(help="Likeliest tokens kept; 0 is all.", show_default=PRESETS)
+]
+TopP = Annotated[
+    float | None, typer.Option(help="Nucleus kept of those; 1 is all.", show_default=PRESETS)
+]
+Soft = Annotated[
+    bool | None, typer.Option(help="Mean codes: smoother looks.", show_default=PRESETS)
+]
+Preset = Annotated[str, typer.Option(help="Named sampling settings of the checkpoint.")]
+Seed = Annotated[int | None, typer.Option(help="Same seed, same images.", show_default="random")]
+Out = Annotated[Path, typer.Option(help="Directory for the PNG files.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto is CUDA if any.")]
+Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """(height, width) of ``96x64``, or of ``96`` for a square."""
+    from flexvar.errors import FlexvarError
+
+    parts = text.lower().split("x")
+    if len(parts) > 2 or not all(re.fullmatch(r" *[0-9]+ *", part) for part in parts):
+        raise FlexvarError(f"--size: got {text!r}; expected height x width, for example 96x64.")
+    height, width = int(parts[0]), int(parts[-1])
+    return height, width
+
+
+def parse_steps(text: str) -> int | list[tuple[int, int]]:
+    """A number of steps, or the grids of ``1,2,4,6x4``."""
+    from flexvar.errors import FlexvarError
+
+    parts = [part.strip().lower().split("x") for part in text.split(",")]
+    numbers = all(re.fullmatch(r"-?[0-9]+", p) for part in parts for p in part)
+    if not numbers or any(len(part) > 2 for part in parts):
+        raise FlexvarError(
+            f"--steps: got {text!r}; expected a number, or grids (rows x columns) as in 1,2,4,6x4."
+        )
+    if len(parts) == 1 and len(parts[0]) == 1:
+        return int(parts[0][0])
+    return [(int(part[0]), int(part[-1])) for part in parts]
+
+
+def check_out(out: Path) -> None:
+    """Say that a directory cannot be written before the work is done, not after."""
+    import os
+
+    from flexvar.errors import FlexvarError
+
+    place = out
+    while not place.exists():
+        place = place.parent
+    if not place.is_dir():
+        raise FlexvarError(f"--out {out}: {place} is a file; name a directory.")
+    if not os.access(place, os.W_OK):
+        raise FlexvarError(f"--out {out}: {place} cannot be written to.")

@@ -1,0 +1,64 @@
+"""Linear layers: the fused product agrees with torch's steps, and is left where it cannot serve."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from flexvar import dense
+from flexvar.dense import Linear, linear, plain
+
+FUSES = bool(dense._fused_dtypes())
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(1, 1, 24), (2, 7, 24), (3, 24), (24,)])
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=["fp32", "bf16"]
+)
+def test_agrees_with_torchs_own_steps(
+    shape: tuple[int, ...], bias: bool, gelu: bool, dtype: torch.dtype, tolerance: float
+) -> None:
+    torch.manual_seed(0)
+    x = torch.randn(shape, dtype=dtype)
+    weight, offset = torch.randn(40, 24, dtype=dtype), torch.randn(40, dtype=dtype)
+    with torch.no_grad():
+        made = linear(x, weight, offset if bias else None, gelu=gelu)
+    expected = plain(x, weight, offset if bias else None, gelu=gelu)
+    assert made.dtype == dtype
+    assert made.shape == (*shape[:-1], 40)
+    torch.testing.assert_close(made, expected, atol=tolerance * 5, rtol=tolerance)
+
+
+def test_gradients_are_those_of_the_plain_steps() -> None:
+    layer = Linear(6, 5, gelu=True)
+    x = torch.randn(2, 3, 6, requires_grad=True)
+    layer(x).sum().backward()
+    expected = torch.autograd.grad(plain(x, layer.weight, layer.bias, gelu=True).sum(), x)[0]
+    assert x.grad is not None
+    torch.testing.assert_close(x.grad, expected)
+    assert layer.weight.grad is not None
+
+
+@pytest.mark.skipif(not FUSES, reason="oneDNN's operator cannot be had here")
+def test_fuses_only_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
+    plainly: list[Tensor] = []
+
+    def record(x: Tensor, *rest: object, **more: bool) -> Tensor:
+        plainly.append(x)
+        return x
+
+    monkeypatch.setattr(dense, "plain", record)
+    x, weight = torch.ones(2, 3), torch.ones(4, 3)
+    with torch.no_grad():
+        linear(x, weight, None)
+        assert not plainly
+        for other in (x.double(), x[:0], x.to("meta")):
+            linear(other, weight, None)
+        with torch.autocast("cpu", torch.bfloat16):
+            linear(x, weight, None)
+        assert len(plainly) == 4
+    linear(x, weight, None)
+    assert len(plainly) == 5
