@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from html import escape
-from typing import Any
 
 import torch
 from PIL import Image
@@ -17,6 +16,8 @@ from flexvar import images
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid
 from flexvar.pipeline import Pipeline
+from flexvar.request import Label
+from flexvar.result import Result
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -47,8 +48,7 @@ class Section:
 class Demo:
     """Makes the sections of a page with one pipeline.
 
-    seed: of all pictures. classes: how many are shown at most. scale: pixels on the page per
-    pixel of a picture.
+    seed: of all pictures. classes: how many are shown at most.
     """
 
     pipe: Pipeline
@@ -133,6 +133,32 @@ class Demo:
             pictures.append((f"scale {grid}", picture.resize(size, Image.Resampling.BICUBIC)))
         return pictures
 
+    def edits(self, photo: Image.Image, label: Label) -> list[tuple[str, Image.Image]]:
+        """A photograph in-painted, out-painted and refined, none of which the model learnt."""
+        pipe, stride = self.pipe, self.pipe.tokenizer.space.stride
+        height, width = (side * stride for side in self.trained)
+        photo = images.to_rgb(photo).resize((width, height), Image.Resampling.LANCZOS)
+        box = (width // 4, height // 4, width - width // 4, height - height // 4)
+        hole = Image.new("L", photo.size)
+        hole.paste(255, box)
+        cut = photo.copy()
+        cut.paste((128, 128, 128), box)
+        small = photo.resize((width // 2, height // 2), Image.Resampling.LANCZOS)
+        named = "no class" if label is None else self.pipe.label_name(*pipe.label_numbers(label))
+        other = pipe.label_name((pipe.label_numbers(label)[0] + 5) % pipe.model.num_classes)
+        tasks: dict[str, Callable[[], Result]] = {
+            f"hole filled, {named}": lambda: pipe.inpaint(cut, hole, label=label, seed=self.seed),
+            f"another class there, {other}": lambda: pipe.edit(
+                photo, box=box, label=other, seed=self.seed
+            ),
+            "expanded to twice the width": lambda: pipe.expand(photo, label=label, seed=self.seed),
+            f"refined from {height // 2}x{width // 2}": lambda: pipe.refine(
+                small, size=(height, width), label=label, seed=self.seed
+            ),
+        }
+        made = [("the photograph", photo), ("with a hole", cut)]
+        return made + [(caption, task().images[0]) for caption, task in tasks.items()]
+
 
 def page(title: str, parts: Sequence[tuple[str, Demo]], *, zoom: float = 2.0) -> str:
     """The HTML of several models' sections, side by side by section; pictures are data URIs."""
@@ -179,8 +205,14 @@ def _figure(caption: str, image: Image.Image, zoom: float) -> str:
     )
 
 
-def run(pipe: Pipeline, *, seed: int = 0, photo: Any = None) -> Demo:
-    """The sections of one model; photo: a Pillow image to reconstruct, or none."""
+def run(
+    pipe: Pipeline, *, seed: int = 0, photo: Image.Image | None = None, photo_label: Label = None
+) -> Demo:
+    """The sections of one model.
+
+    photo: a picture to reconstruct and to edit, of class ``photo_label`` (None for no class); or
+    none.
+    """
     demo = Demo(pipe, seed)
     label = demo.labels[len(demo.labels) // 3]
     demo.add("Every class", "One picture per class, at the size of training.", demo.class_grid)
@@ -199,5 +231,10 @@ def run(pipe: Pipeline, *, seed: int = 0, photo: Any = None) -> Demo:
             "A photograph at every scale",
             "What the tokenizer keeps of a real photograph when it stops at each scale.",
             lambda: demo.scales(photo),
+        )
+        demo.add(
+            "Edited without training for it",
+            "Known tokens are forced at every scale, the others drawn; the label says of what.",
+            lambda: demo.edits(photo, photo_label),
         )
     return demo

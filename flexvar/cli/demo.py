@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -19,12 +19,17 @@ def demo(
     out: Annotated[Path, typer.Option(help="Directory for the page.")] = Path("demo"),
     image: Annotated[
         Path | None,
-        typer.Option(help="Photograph to reconstruct.", show_default="one of scikit-image's"),
+        typer.Option(
+            help="Photograph to reconstruct and edit.", show_default="one of scikit-image's"
+        ),
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option(help="Class of that photograph.", show_default="no class")
     ] = None,
     seed: Annotated[int, typer.Option(help="Same seed, same page.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda ...; auto is CUDA if any.")] = "auto",
 ) -> None:
-    """Make a page with every class, several sizes, step counts and reconstructions.
+    """Make a page with every class, several sizes and step counts, reconstructions and edits.
 
     The path of the page stands alone on the last line.
 
@@ -43,14 +48,15 @@ def demo(
         raise FlexvarError("No model comes with this build; name one: --model DIR.")
     if out.is_file():
         raise FlexvarError(f"--out {out} is a file; name a directory.")
-    photo = images.open_image(image) if image is not None else _photo()
+    photo, of_class = (images.open_image(image), label) if image is not None else _photo()
     parts = []
     for name in names:
         typer.echo(f"{name} ...")
         pipe = Pipeline.from_pretrained(name, device=device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the page is about sizes outside training
-            made = pages.run(pipe, seed=seed, photo=photo)
+            known = of_class if label is not None or of_class in (pipe.class_names or ()) else None
+            made = pages.run(pipe, seed=seed, photo=photo, photo_label=known)
         for section in made.sections:
             typer.echo(f"  {section.title}: {section.seconds:.1f} s")
         parts.append((Path(name).name, made))
@@ -65,12 +71,12 @@ def demo(
     typer.echo(str(path))
 
 
-def _photo() -> object:
-    """A photograph of scikit-image's, if it is installed."""
+def _photo() -> tuple[Any, str | None]:
+    """A photograph of scikit-image's and its class, if the package is installed."""
     try:
         from PIL import Image
-        from skimage.data import chelsea
+        from skimage.data import coffee
     except ImportError:
         typer.echo("scikit-image is not installed, so no photograph is reconstructed (--image).")
-        return None
-    return Image.fromarray(chelsea()).crop((60, 0, 360, 300))
+        return None, None
+    return Image.fromarray(coffee()).crop((80, 0, 480, 400)), "coffee"
