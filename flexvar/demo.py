@@ -105,7 +105,7 @@ class Demo:
     def step_counts(self, label: int) -> list[tuple[str, Image.Image]]:
         """One class in few to many steps, with the time of each."""
         most = max(self.trained)
-        counts = sorted({max(2, min(most, n)) for n in (2, 4, 6, 8, 10, 14)})
+        counts = sorted({max(2, min(most, n)) for n in (3, 4, 6, 8, 10, 14)})
         pictures = []
         for steps in counts:
             start = time.perf_counter()

@@ -10,24 +10,28 @@ import torch
 from flexvar import Pipeline
 from flexvar.checkpoint import bundled_names, locate
 
+MODELS = ["photos", "photos-mamba"]
+
 
 def test_bundled_models_are_small():
-    assert bundled_names() == ["photos"]
+    assert bundled_names() == MODELS
     size = sum(f.stat().st_size for name in bundled_names() for f in locate(name).iterdir())
-    assert size < 12e6
+    assert size < 20e6
 
 
-def test_photos_generates_by_name_at_any_size():
-    pipe = Pipeline.from_pretrained("photos")
+@pytest.mark.parametrize("name", MODELS)
+def test_generates_by_name_at_any_size(name: str):
+    pipe = Pipeline.from_pretrained(name)
     assert len(pipe.class_names) == 16
     with pytest.warns(UserWarning, match="64x96 px is outside"):
         result = pipe(["cat"], size=(64, 96), steps=9, seed=0)
     assert result.images[0].size == (96, 64)
 
 
-def test_photos_knows_its_classes():
+@pytest.mark.parametrize("name", MODELS)
+def test_knows_its_classes(name: str):
     """Pictures of two classes are likelier under their own label."""
-    pipe = Pipeline.from_pretrained("photos")
+    pipe = Pipeline.from_pretrained(name)
     images = pipe(["flower", "rocket"], seed=0, output="tensor").images
     assert pipe.classify(images, labels=["flower", "rocket"]) == ["flower", "rocket"]
 
