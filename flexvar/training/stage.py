@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -162,6 +163,10 @@ class Stage(ABC):
     @abstractmethod
     def describe(self) -> list[str]:
         """Lines about the run: parts, parameters, tokens per image, which losses go without."""
+
+    @abstractmethod
+    def next_command(self, directory: Path) -> str:
+        """The command that a person would run next with what is in ``directory``."""
 
 
 def sharding_asked() -> bool:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
+import shlex
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flexvar.build import build
-from flexvar.checkpoint import CheckpointConfig, Trained
+from flexvar.checkpoint import CheckpointConfig, Trained, load_weights
 from flexvar.checkpoint import load as load_checkpoint
 from flexvar.config import ModelConfig
 from flexvar.data import Batch, ordered_batches
@@ -25,7 +27,7 @@ from flexvar.training.adversarial import PatchDiscriminator, discriminator_loss,
 from flexvar.training.codebook import CodebookCare, gathered
 from flexvar.training.figures import reconstruction_table, tokenizer_figures
 from flexvar.training.losses import WeightedLosses, psnr, resized, skipped_grids
-from flexvar.training.optimiser import Ema, load_tensors, peak_rate
+from flexvar.training.optimiser import Ema, peak_rate
 from flexvar.training.recipe import TokenizerRecipe
 from flexvar.training.stage import (
     Metrics,
@@ -58,7 +60,8 @@ class TokenizerStage(Stage):
         tokenizer = _trainable(parts.tokenizer, recipe.tokenizer.name)
         if recipe.start_from is not None:
             _, start = load_checkpoint(recipe.start_from)
-            load_tensors(tokenizer.state_dict(), cast(nn.Module, start.tokenizer).state_dict())
+            weights = cast(nn.Module, start.tokenizer).state_dict()
+            load_weights(tokenizer, weights, f"start_from ({recipe.start_from})")
         _freeze(tokenizer, recipe.freeze)
         self.learns_codes = bool(tokenizer.codes.requires_grad)
         self.space, self.schedule = tokenizer.space, parts.schedule
@@ -265,6 +268,12 @@ class TokenizerStage(Stage):
             f"{self.last.cells} tokens at the last scale",
             *self.notes,
         ]
+
+    def next_command(self, directory: Path) -> str:
+        """Stage 2 over this tokenizer."""
+        words = ["flexvar", "train", "model", "small", f"data={self.recipe.data.source}"]
+        words += [f"tokenizer={directory}", f"out={directory}-model"]
+        return shlex.join(words)
 
     @staticmethod
     def _codes_name(tokenizer: Any) -> str:
