@@ -6,7 +6,7 @@ import shlex
 import sys
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, cast
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -84,11 +84,11 @@ def train(
     given: dict[str, Any] = {} if out is None else {"out": str(out)}
     # Where it runs is no part of a recipe, but written like one by who writes all else so.
     devices = [text.partition("=")[2] for text in overrides if text.startswith("device=")]
-    for name in OPTIONS:
-        if any(text.startswith(f"{name}=") for text in overrides):
-            raise FlexvarError(f"{name} is an option: write --{name.replace('_', '-')}.")
+    for option in OPTIONS:
+        if any(text.startswith(f"{option}=") for text in overrides):
+            raise FlexvarError(f"{option} is an option: write --{option.replace('_', '-')}.")
     assignments = [text for text in overrides if not text.startswith("device=")]
-    name = cast(Literal["tokenizer", "model"], stage.value)
+    name: Literal["tokenizer", "model"] = stage.value
     config = load_recipe(recipe, name, assignments, **given)
     device = devices[-1] if devices else device
     try:

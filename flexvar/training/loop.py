@@ -14,7 +14,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from flexvar.data import Batch
-from flexvar.errors import FlexvarError
+from flexvar.errors import CheckpointError, FlexvarError
 from flexvar.pipeline import Pipeline
 from flexvar.training.guard import Interrupted, StopRequest, culprit
 from flexvar.training.optimiser import Ema, rate_factor
@@ -235,7 +235,10 @@ class Loop:
         if pipe is not None:
             # The checkpoint comes last: a run that is killed in between does these steps again,
             # and one whose checkpoint says that it is finished has its pipeline.
-            pipe.to("cpu").save_pretrained(self.run.path)
+            try:
+                pipe.to("cpu").save_pretrained(self.run.path)
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}{self.run.whole()}") from None
             self.run.save(state, keep=self.stage.recipe.keep)
 
     def _is_best(self, value: float) -> bool:

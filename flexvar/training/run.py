@@ -106,11 +106,8 @@ class RunDirectory:
             _sync_folder(self.checkpoints)
         except (OSError, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            kept = self.steps()
-            have = f" The checkpoint of step {kept[-1]} is whole." if kept else ""
             raise CheckpointError(
-                f"Cannot write the checkpoint {target}: {self._reason(error)}.{have} Free some "
-                "room, then go on with --resume."
+                f"Cannot write the checkpoint {target}: {self._reason(error)}.{self.whole()}"
             ) from None
         best = self.best()
         for old in self.steps()[:-keep]:
@@ -230,15 +227,15 @@ class RunDirectory:
         try:
             yield
         except OSError as error:
-            known = self.steps()
-            hint = (
-                f" The checkpoint of step {known[-1]} is whole; go on with --resume."
-                if known
-                else ""
-            )
             raise CheckpointError(
-                f"Cannot write to {self.path}: {self._reason(error)}.{hint}"
+                f"Cannot write to {self.path}: {self._reason(error)}.{self.whole()}"
             ) from None
+
+    def whole(self) -> str:
+        """What is left after a failed write, and what to do, as sentences after a message."""
+        known = self.steps()
+        have = f" The checkpoint of step {known[-1]} is whole." if known else ""
+        return f"{have} Free some room or choose another place, then go on with --resume."
 
     def _reason(self, error: BaseException) -> str:
         # torch hides a failed write behind an internal check of its own.

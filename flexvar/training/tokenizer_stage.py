@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,7 +27,7 @@ from flexvar.training.adversarial import PatchDiscriminator, discriminator_loss,
 from flexvar.training.codebook import CodebookCare, gathered
 from flexvar.training.figures import reconstruction_table, tokenizer_figures
 from flexvar.training.losses import WeightedLosses, psnr, resized, skipped_grids
-from flexvar.training.optimiser import Ema, peak_rate
+from flexvar.training.optimiser import Ema, freeze, peak_rate
 from flexvar.training.recipe import TokenizerRecipe
 from flexvar.training.stage import (
     Metrics,
@@ -62,7 +62,7 @@ class TokenizerStage(Stage):
             _, start = load_checkpoint(recipe.start_from)
             weights = cast(nn.Module, start.tokenizer).state_dict()
             load_weights(tokenizer, weights, f"start_from ({recipe.start_from})")
-        _freeze(tokenizer, recipe.freeze)
+        freeze(tokenizer, recipe.freeze)
         self.learns_codes = bool(tokenizer.codes.requires_grad)
         self.space, self.schedule = tokenizer.space, parts.schedule
         size = self.train_data.size
@@ -281,20 +281,6 @@ class TokenizerStage(Stage):
 
     def _is_judged(self, picture: Tensor) -> bool:
         return self.smallest_judged > 0 and min(picture.shape[-2:]) >= self.smallest_judged
-
-
-def _freeze(tokenizer: nn.Module, prefixes: Sequence[str]) -> None:
-    for prefix in prefixes:
-        found = [
-            p for name, p in tokenizer.named_parameters() if f"{name}.".startswith(f"{prefix}.")
-        ]
-        if not found:
-            names = dict.fromkeys(n.split(".")[0] for n, _ in tokenizer.named_parameters())
-            raise FlexvarError(
-                f"freeze: no parameter is called {prefix!r}. There are {', '.join(names)}."
-            )
-        for parameter in found:
-            parameter.requires_grad_(False)
 
 
 def _trainable(tokenizer: Any, name: str) -> Any:
