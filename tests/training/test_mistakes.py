@@ -119,10 +119,13 @@ def test_folders(run: Run, tmp_path: Path) -> None:
     broken = pictures(tmp_path / "broken", a=2)
     for path in (broken / "a").iterdir():
         path.write_text("no picture")
+    half = pictures(tmp_path / "half", train__a=1, val__a=2)
+    (half / "train" / "a" / "0.png").write_text("no picture")
     odd = pictures(tmp_path / "odd", train__a=2, val__z=1)
     for folder, message in (
         (tmp_path / "empty", "holds no picture. Expected"),
-        (broken, "not a known format"),
+        (broken, "No validation picture of"),
+        (half, "not a known format"),
         (odd, "the validation folder has the class 'z', which the training folder has not"),
     ):
         code, text = run("tokenizer", f"data={folder}", "device=cpu")
