@@ -76,8 +76,9 @@ def save(directory: str | Path, config: CheckpointConfig, parts: Parts) -> Path:
         _write(directory / CARD, lambda path: path.write_text(card, encoding="utf-8"))
         text = json.dumps(config.model_dump(mode="json", exclude_none=True), indent=2) + "\n"
         _write(directory / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
-    except OSError as error:
-        raise CheckpointError(f"Cannot write {directory}: {error.strerror or error}.") from None
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise CheckpointError(f"Cannot write {directory}: {reason}.") from None
     return directory
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import yaml
 from pydantic import (
@@ -108,8 +108,7 @@ def parse(model: type[M], data: Any, *, path: str = "") -> M:
 def _explain(model: type[BaseModel], problem: Any, path: str) -> str:
     where = ".".join([*([path] if path else []), *(str(part) for part in problem["loc"])])
     if problem["type"] == "extra_forbidden":
-        # Only the top level is matched: nested options are checked by their own config class.
-        choices = list(model.model_fields)
+        choices = list(_section(model, problem["loc"][:-1]).model_fields)
         near = get_close_matches(str(problem["loc"][-1]), choices, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         return f"{where}: unknown option{hint} Options: {', '.join(choices)}."
@@ -117,7 +116,29 @@ def _explain(model: type[BaseModel], problem: Any, path: str) -> str:
         return f"{where}: missing; it has to be given."
     message = problem["msg"].removeprefix("Value error, ")
     message = message.replace("Input should be", "expected")
+    if not problem["loc"]:  # about the whole: there is no one value to show
+        return f"{where or 'config'}: {message}."
     return f"{where or 'config'}: got {problem['input']!r}; {message}."
+
+
+def _section(model: type[BaseModel], path: tuple[str | int, ...]) -> type[BaseModel]:
+    """The config class of a nested section, as far as the annotations name it."""
+    for part in path:
+        if isinstance(part, int):
+            continue  # of a list, whose annotation was followed already
+        field = model.model_fields.get(part)
+        found = [t for t in _types(field.annotation) if issubclass(t, BaseModel)] if field else []
+        if not found:
+            break
+        model = found[0]
+    return model
+
+
+def _types(annotation: Any) -> list[type]:
+    """All classes in an annotation such as ``tuple[LossSpec, ...] | None``."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return [annotation]
+    return [found for part in get_args(annotation) for found in _types(part)]
 
 
 def load_yaml(path: str | Path) -> dict[str, Any]:

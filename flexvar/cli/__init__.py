@@ -15,7 +15,7 @@ from flexvar.cli.doctor import doctor
 from flexvar.cli.edit import edit
 from flexvar.cli.generate import generate
 from flexvar.cli.plugins import plugins
-from flexvar.cli.train import app as train
+from flexvar.cli.train import train
 from flexvar.errors import FlexvarError
 
 app = typer.Typer(
@@ -28,7 +28,7 @@ app = typer.Typer(
 )
 for command in (generate, edit, convert, demo, data, plugins, doctor):
     app.command()(command)
-app.add_typer(train, name="train")
+app.command(no_args_is_help=True)(train)
 
 
 def _version(wanted: bool) -> None:

@@ -126,6 +126,15 @@ class Folder:
                 f"{listing.root}: the validation folder has the class {unknown[0]!r}, which the "
                 f"training folder has not. Classes: {', '.join(listing.train)}."
             )
+        val = listing.val
+        absent = [] if val is None else [name for name in self.class_names if not val.get(name)]
+        if absent and len(absent) < len(self.class_names):
+            warnings.warn(
+                f"The validation folder of {listing.root} holds no picture of "
+                f"{', '.join(absent[:5])}{', ...' if len(absent) > 5 else ''}: validation says "
+                "nothing about such classes.",
+                stacklevel=4,
+            )
         if listing.strays:
             warnings.warn(
                 f"{len(listing.strays)} pictures lie beside the class folders of {listing.root} "

@@ -47,7 +47,7 @@ class LatentCache:
         directory = Path(config.directory).expanduser()
         key = {
             "tokenizer": weights_hash(cast(nn.Module, tokenizer)),
-            "data": recipe.data.model_dump(mode="json"),
+            "data": data.fingerprint(),
             "pictures": len(data),
             "classes": data.num_classes,
             "seed": recipe.seed,

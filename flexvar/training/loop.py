@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor
 
 from flexvar.data import Batch
-from flexvar.errors import FlexvarError
+from flexvar.errors import CheckpointError, FlexvarError
 from flexvar.pipeline import Pipeline
 from flexvar.training.guard import Interrupted, StopRequest, culprit
 from flexvar.training.optimiser import Ema, rate_factor
 from flexvar.training.report import Reporter, peak_memory
-from flexvar.training.run import FORMAT, RunDirectory, check_same
+from flexvar.training.run import RunDirectory
 from flexvar.training.stage import Stage, Step, derived_seed, full_tensors
+from flexvar.training.state import state_of, take_over
 
 Say = Callable[[str], None]
 
@@ -49,6 +49,7 @@ class Loop:
     skipped: int = 0
     ema: Ema | None = None
     best: float | None = None
+    best_step: int | None = None
     stop: StopRequest = field(default_factory=StopRequest)
 
     def __post_init__(self) -> None:
@@ -67,18 +68,19 @@ class Loop:
     def start(self, *, resume: bool) -> None:
         """Begin afresh, or go on from the latest checkpoint if there is one.
 
-        Raises `FlexvarError` if the directory holds a run already and ``resume`` is not asked
-        for, or if that run had another recipe.
+        A checkpoint that cannot be read is set aside, with a message, and the one before it is
+        taken. Raises `FlexvarError` if the directory holds a run already and ``resume`` is not
+        asked for, or if that run had another recipe or other classes.
         """
-        known = self.run.steps()
-        if known and not resume:
-            raise FlexvarError(
-                f"{self.run.path} already holds a run, at step {known[-1]}. Go on with --resume, "
-                "or choose another --out."
-            )
+        self.run.check(resume=resume)
         self.run.create()
-        if known:
-            self._load(known[-1])
+        state, unreadable = self.run.load_latest(self.say)
+        # Every process has read by now what the main one is about to rename.
+        self.accelerator.wait_for_everyone()
+        if state is not None:
+            take_over(self, state)
+            for step in unreadable:
+                self.run.set_aside(step)
             self.say(f"going on after step {self.step}")
         if self.run.write:
             self.run.trim_log(self.step)
@@ -142,8 +144,7 @@ class Loop:
                 reporter.picture(self.step, picture)
         if saving:
             self._save(pipe)
-            if best and pipe is not None:
-                assert self.best is not None
+            if best and self.best is not None:
                 self.run.set_best(self.step, self.best)
         self.accelerator.wait_for_everyone()
         return figures
@@ -230,47 +231,21 @@ class Loop:
         return weights | (full_tensors(self.ema.weights) if self.ema is not None else {})
 
     def _save(self, pipe: Pipeline | None) -> None:
-        recipe = self.stage.recipe
-        state: dict[str, Any] = {
-            "format": FORMAT,
-            "stage": self.stage.name,
-            "step": self.step,
-            "recipe": recipe.model_dump_json(),
-            "images_per_step": self.images_per_step,
-            "best": self.best,
-            "players": {
-                name: player.state(self.accelerator) for name, player in self.stage.players.items()
-            },
-            "ema": None if self.ema is None else full_tensors(self.ema.weights),
-            "more": self.stage.state(),
-        }
+        state = state_of(self)
         if pipe is not None:
-            self.run.save(state, keep=recipe.keep)
-            pipe.to("cpu").save_pretrained(self.run.path)
-
-    def _load(self, step: int) -> None:
-        state = self.run.load(step)
-        if state["stage"] != self.stage.name:
-            raise FlexvarError(
-                f"{self.run.path} holds a run of stage {state['stage']}, not {self.stage.name}; "
-                "choose another --out."
-            )
-        check_same(self.stage.recipe, state, self.images_per_step)
-        if (before := json.loads(state["recipe"])["steps"]) != self.stage.recipe.steps:
-            now = self.stage.recipe.steps
-            self.say(f"steps: {before} before, {now} now; the learning rate follows the new number")
-        for name, player in self.stage.players.items():
-            player.load(state["players"][name], self.accelerator)
-        if self.ema is not None:
-            self.ema.load(state["ema"])
-        self.stage.load_state(state["more"])
-        self.step, self.best = int(state["step"]), state["best"]
+            # The checkpoint comes last: a run that is killed in between does these steps again,
+            # and one whose checkpoint says that it is finished has its pipeline.
+            try:
+                pipe.to("cpu").save_pretrained(self.run.path)
+            except CheckpointError as error:
+                raise CheckpointError(f"{error}{self.run.whole()}") from None
+            self.run.save(state, keep=self.stage.recipe.keep)
 
     def _is_best(self, value: float) -> bool:
         higher = self.stage.higher_is_better
         if self.best is not None and (value <= self.best if higher else value >= self.best):
             return False
-        self.best = value
+        self.best, self.best_step = value, self.step
         return True
 
     def _stopping(self) -> bool:

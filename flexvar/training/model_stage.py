@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,7 +15,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flexvar.build import build, plan
-from flexvar.checkpoint import CheckpointConfig, Trained
+from flexvar.checkpoint import CheckpointConfig, Trained, load_weights
 from flexvar.checkpoint import load as load_checkpoint
 from flexvar.config import ModelConfig
 from flexvar.data import Batch, ordered_batches
@@ -25,8 +27,8 @@ from flexvar.pipeline import Pipeline
 from flexvar.protocols import Facts, PositionEmbedding, StepSchedule, Tokenizer
 from flexvar.sequence import targets, teacher_forcing
 from flexvar.training import pictures
-from flexvar.training.latents import LatentCache
-from flexvar.training.optimiser import load_tensors, peak_rate
+from flexvar.training.latents import LatentCache, weights_hash
+from flexvar.training.optimiser import peak_rate
 from flexvar.training.recipe import ModelRecipe
 from flexvar.training.stage import Metrics, Player, Stage, Step, derived_seed, grid_of
 
@@ -54,13 +56,15 @@ class ModelStage(Stage):
             num_classes=self.train_data.num_classes,
             class_names=self.train_data.class_names,
         )
+        self._check_labels()
         torch.manual_seed(derived_seed(recipe.seed, "weights"))
         model = self._fresh(self.config)
         if recipe.start_from is not None:
             _, start = load_checkpoint(recipe.start_from)
             if start.model is None:
                 raise FlexvarError(f"start_from: {recipe.start_from} is a tokenizer alone.")
-            load_tensors(model.state_dict(), start.model.state_dict())
+            source = f"start_from ({recipe.start_from})"
+            load_weights(model, start.model.state_dict(), source)
         if recipe.activation_checkpointing:
             switch = getattr(model.backbone, "checkpoint_activations", None)
             if switch is None:
@@ -87,6 +91,14 @@ class ModelStage(Stage):
         self.count = sum(p.numel() for p in model.parameters())
         self.device = torch.device("cpu")
         self.cache: LatentCache | None = None
+
+    def _check_labels(self) -> None:
+        count = self.config.num_classes
+        for label in self.recipe.sample_labels or ():
+            if not 0 <= label < count:
+                raise FlexvarError(
+                    f"sample_labels: got {label}; the data has {count} classes, 0 to {count - 1}."
+                )
 
     @staticmethod
     def _fresh(config: ModelConfig) -> NextScaleModel:
@@ -237,9 +249,23 @@ class ModelStage(Stage):
             f"in training {tokens:.0f} on average, in {min(lengths)} to {max(lengths)} steps",
         ]
 
+    def next_command(self, directory: Path) -> str:
+        """Pictures of a class."""
+        name = (self.config.class_names or ("0",))[0]
+        return shlex.join(["flexvar", "generate", "--model", str(directory), "--label", name])
+
     def state(self) -> dict[str, Any]:
-        """Nothing: all that is random follows from seed and step."""
-        return {}
+        """Which tokenizer the tokens are of."""
+        return {"tokenizer": weights_hash(cast(nn.Module, self.tokenizer))}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Raise `FlexvarError` if the tokens are another tokenizer's now."""
+        if state.get("tokenizer") not in (None, self.state()["tokenizer"]):
+            raise FlexvarError(
+                f"tokenizer: {self.recipe.tokenizer} holds other weights than when this run began, "
+                "so its tokens mean something else. Bring the old ones back, or start a new run "
+                "with another --out."
+            )
 
 
 def token_losses(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from flexvar.errors import FlexvarError
 from flexvar.training.recipe import OptimiserConfig
 
 # What the papers' code leaves out of weight decay beside biases and 1-D parameters: tables of
@@ -57,6 +58,19 @@ def rate_factor(config: OptimiserConfig, step: int, steps: int) -> float:
     if passed <= config.flat or config.flat == 1:
         return 1.0
     return config.final + (1 - config.final) * (1 - passed) / (1 - config.flat)
+
+
+def freeze(module: nn.Module, prefixes: Sequence[str]) -> None:
+    """Keep parameters with these prefixes as they are. Raises `FlexvarError` for one unknown."""
+    for prefix in prefixes:
+        found = [p for name, p in module.named_parameters() if f"{name}.".startswith(f"{prefix}.")]
+        if not found:
+            names = dict.fromkeys(n.split(".")[0] for n, _ in module.named_parameters())
+            raise FlexvarError(
+                f"freeze: no parameter is called {prefix!r}. There are {', '.join(names)}."
+            )
+        for parameter in found:
+            parameter.requires_grad_(False)
 
 
 class Ema:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -200,6 +201,11 @@ def recipe_names() -> list[str]:
     return sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
+def stage_of(name: str) -> Stage:
+    """Which stage a recipe that comes with the package is for."""
+    return "tokenizer" if name.endswith("-tokenizer") else "model"
+
+
 def read_recipe(source: str | Path, stage: Stage) -> dict[str, Any]:
     """The options in a YAML file, or of a recipe by name: ``photos`` means ``photos-model`` here.
 
@@ -209,14 +215,18 @@ def read_recipe(source: str | Path, stage: Stage) -> dict[str, Any]:
     if path.suffix in (".yaml", ".yml", ".json") or path.is_file():
         return load_yaml(path)
     names = recipe_names()
+    if str(source) in names and (other := stage_of(str(source))) != stage:
+        raise FlexvarError(f"The recipe {str(source)!r} is for `flexvar train {other}`.")
     for name in (f"{source}-{stage}", str(source)):
         if name in names:
             text = (resources.files("flexvar") / FOLDER / f"{name}.yaml").read_text("utf-8")
             return dict(yaml.safe_load(text))
-    fitting = [name.removesuffix(f"-{stage}") for name in names if name.endswith(f"-{stage}")]
+    fitting = [name.removesuffix(f"-{stage}") for name in names if stage_of(name) == stage]
+    near = get_close_matches(str(source), fitting, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
     raise FlexvarError(
         f"There is no recipe {str(source)!r} for a {stage}: give the path of a YAML file, or one "
-        f"of {', '.join(fitting or names)}."
+        f"of {', '.join(fitting)}.{hint}"
     )
 
 

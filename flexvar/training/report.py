@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
@@ -42,8 +43,7 @@ class Reporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.writer is not None:
-            self.writer.close()
+        self._to_tensorboard(lambda writer: writer.close())
 
     def begin(self) -> None:
         """Start the clock."""
@@ -104,13 +104,27 @@ class Reporter:
 
     def picture(self, step: int, image: Image.Image) -> None:
         """Take the pictures of a step."""
-        if self.writer is not None:
-            self.writer.add_image("samples", np.asarray(image), step, dataformats="HWC")
+        pixels = np.asarray(image)
+        self._to_tensorboard(lambda w: w.add_image("samples", pixels, step, dataformats="HWC"))
 
     def _scalars(self, group: str, figures: Mapping[str, float], step: int) -> None:
-        if self.writer is not None:
-            for name, value in figures.items():
-                self.writer.add_scalar(f"{group}/{name}", value, step)
+        for name, value in figures.items():
+            self._to_tensorboard(partial(_add_scalar, name=f"{group}/{name}", at=(value, step)))
+
+    def _to_tensorboard(self, call: Callable[[Any], object]) -> None:
+        """Call with the writer if there is one; the run does not end because it cannot write."""
+        if self.writer is None:
+            return
+        try:
+            call(self.writer)
+        except OSError as error:
+            self.writer = None
+            reason = error.strerror or error
+            self.say(f"Warning: TensorBoard's log cannot be written ({reason}) and ends here.")
+
+
+def _add_scalar(writer: Any, name: str, at: tuple[float, int]) -> None:
+    writer.add_scalar(name, *at)
 
 
 def _tensorboard(run: RunDirectory) -> Any:
@@ -121,7 +135,12 @@ def _tensorboard(run: RunDirectory) -> Any:
             f"tensorboard: the package cannot be imported ({error}). "
             "pip install 'flexvar[train]', or set tensorboard=false."
         ) from None
-    return SummaryWriter(str(run.path / "tensorboard"))
+    try:
+        return SummaryWriter(str(run.path / "tensorboard"))
+    except OSError as error:
+        raise FlexvarError(
+            f"Cannot write to {run.path}: {error.strerror or error}.{run.whole()}"
+        ) from None
 
 
 def peak_memory(device: torch.device) -> int:

@@ -6,7 +6,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,10 @@ from flexvar.training.recipe import TrainRecipe
 
 STATE, BEST, RECIPE, LOG = "state.pt", "best.json", "recipe.yaml", "log.jsonl"
 FORMAT = 1
-# What may change when a run goes on: nothing that the weights depend on but its length.
-FREE = frozenset(
-    {
-        "out", "steps", "stop_after", "batch_size", "accumulate", "workers", "log_every",
-        "validate_every", "sample_every", "save_every", "keep", "validation_images",
-        "tensorboard", "patience", "presets", "sample_labels", "samples_per_label", "start_from",
-    }
-)  # fmt: skip
+
+
+class UnreadableStateError(CheckpointError):
+    """A checkpoint that is truncated, damaged or not there."""
 
 
 class RunDirectory:
@@ -40,23 +37,44 @@ class RunDirectory:
         self.write = write
         self.checkpoints = self.path / "checkpoints"
 
+    def check(self, *, resume: bool) -> None:
+        """Raise `FlexvarError` if no run can be here: before anything expensive is built."""
+        place = self.path
+        while not place.exists() and place != place.parent:
+            place = place.parent
+        if not place.is_dir():
+            raise FlexvarError(f"out: {place} is a file; name a directory for the run.")
+        known = self.steps()
+        if known and not resume:
+            raise FlexvarError(
+                f"{self.path} already holds a run, at step {known[-1]}. Go on with --resume, "
+                "or choose another --out."
+            )
+
     def create(self) -> None:
         """Make the directories, and remove what a killed run left half written."""
         if not self.write:
             return
-        try:
+        with self._writing():
             for folder in (self.path, self.checkpoints, self.path / "samples"):
                 folder.mkdir(parents=True, exist_ok=True)
-            for left in self.checkpoints.glob(".*.tmp"):
-                shutil.rmtree(left, ignore_errors=True)
-        except OSError as error:
-            raise FlexvarError(f"Cannot write to {self.path}: {error.strerror or error}.") from None
+            for folder in (self.path, self.checkpoints, self.path / "samples"):
+                for left in folder.glob(".*.tmp"):
+                    if left.is_dir():
+                        shutil.rmtree(left, ignore_errors=True)
+                    else:
+                        left.unlink(missing_ok=True)
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, in rising order."""
         if not self.checkpoints.is_dir():
             return []
-        names = [re.fullmatch(r"step-(\d+)", entry.name) for entry in self.checkpoints.iterdir()]
+        # A run that was killed while it let go of one leaves an empty folder.
+        names = [
+            re.fullmatch(r"step-(\d+)", entry.name)
+            for entry in self.checkpoints.iterdir()
+            if (entry / STATE).exists()
+        ]
         return sorted(int(match[1]) for match in names if match)
 
     def folder(self, step: int) -> Path:
@@ -66,6 +84,7 @@ class RunDirectory:
     def save(self, state: Mapping[str, Any], *, keep: int) -> Path:
         """Write a checkpoint and let go of older ones; whole or not there, whenever it stops.
 
+        A checkpoint of that step that is there already stays until the new one takes its place.
         Raises `CheckpointError` if it cannot be written; the earlier ones are untouched then.
         """
         step = int(state["step"])
@@ -78,16 +97,17 @@ class RunDirectory:
                 torch.save(dict(state), file)
                 file.flush()
                 os.fsync(file.fileno())
+            # Only files can take each other's place at once, and a folder only one that is empty.
             if target.exists():
-                shutil.rmtree(target)
-            os.replace(temporary, target)
+                os.replace(temporary / STATE, target / STATE)
+                temporary.rmdir()
+            else:
+                os.replace(temporary, target)
+            _sync_folder(self.checkpoints)
         except (OSError, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
-            kept = self.steps()
-            have = f" The checkpoint of step {kept[-1]} is whole." if kept else ""
             raise CheckpointError(
-                f"Cannot write the checkpoint {target}: {_reason(error)}.{have} Free some room, "
-                "then go on with --resume."
+                f"Cannot write the checkpoint {target}: {self._reason(error)}.{self.whole()}"
             ) from None
         best = self.best()
         for old in self.steps()[:-keep]:
@@ -96,18 +116,53 @@ class RunDirectory:
         return target
 
     def load(self, step: int) -> dict[str, Any]:
-        """The state of a checkpoint. Raises `CheckpointError` if it cannot be read."""
+        """The state of a checkpoint.
+
+        Raises `UnreadableStateError` if it cannot be read, `CheckpointError` if it is another
+        version's.
+        """
         path = self.folder(step) / STATE
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
-            raise CheckpointError(
-                f"{path} cannot be read ({str(error).splitlines()[0]}); delete "
-                f"{path.parent} to go on from the one before it."
+            raise UnreadableStateError(
+                f"{path} cannot be read ({(str(error) or type(error).__name__).splitlines()[0]})"
             ) from None
         if not isinstance(state, dict) or state.get("format") != FORMAT:
             raise CheckpointError(f"{path} is no training state of this version of flexvar.")
         return state
+
+    def load_latest(self, say: Callable[[str], None]) -> tuple[dict[str, Any] | None, list[int]]:
+        """The latest state that can be read, None without any, and the steps that cannot be.
+
+        Each of those is said. Raises `CheckpointError` if there are checkpoints but none can be
+        read: a run that begins afresh over them would lose what may still be saved by hand.
+        """
+        unreadable: list[int] = []
+        known = self.steps()
+        for step in reversed(known):
+            try:
+                state = self.load(step)
+            except UnreadableStateError as error:
+                unreadable.append(step)
+                say(f"Warning: {error}; trying the checkpoint before it.")
+                continue
+            return state, unreadable
+        if known:
+            raise CheckpointError(
+                f"None of the {len(known)} checkpoints in {self.checkpoints} can be read. Start "
+                "again with another --out."
+            )
+        return None, []
+
+    def set_aside(self, step: int) -> None:
+        """Rename a checkpoint that cannot be read, so that it counts as none."""
+        if self.write:
+            place = self.checkpoints / f"unreadable-{self.folder(step).name}"
+            with self._writing():
+                if place.exists():
+                    shutil.rmtree(place)
+                os.replace(self.folder(step), place)
 
     def best(self) -> dict[str, Any] | None:
         """``{"step": ..., "value": ...}`` of the best checkpoint so far."""
@@ -120,6 +175,11 @@ class RunDirectory:
         """Remember which checkpoint is the best."""
         self._text(self.checkpoints / BEST, json.dumps({"step": step, "value": value}) + "\n")
 
+    def forget_best(self) -> None:
+        """No checkpoint is the best one."""
+        if self.write:
+            (self.checkpoints / BEST).unlink(missing_ok=True)
+
     def write_recipe(self, recipe: TrainRecipe) -> None:
         """Keep the recipe beside what it made."""
         text = yaml.safe_dump(recipe.model_dump(mode="json", exclude_none=True), sort_keys=False)
@@ -128,7 +188,7 @@ class RunDirectory:
     def log(self, entry: Mapping[str, Any]) -> None:
         """Append a line of JSON to the log."""
         if self.write:
-            with open(self.path / LOG, "a", encoding="utf-8") as file:
+            with self._writing(), open(self.path / LOG, "a", encoding="utf-8") as file:
                 file.write(json.dumps(entry) + "\n")
 
     def trim_log(self, step: int) -> None:
@@ -147,52 +207,53 @@ class RunDirectory:
 
     def save_picture(self, image: Image.Image, step: int) -> None:
         """Keep the pictures of a step."""
-        image.save(self.path / "samples" / f"step-{step:08d}.png")
+        path = self.path / "samples" / f"step-{step:08d}.png"
+        temporary = path.with_name(f".{path.name}.tmp")
+        with self._writing():
+            image.save(temporary, format="PNG")
+            os.replace(temporary, path)
 
     def _text(self, path: Path, text: str) -> None:
         if not self.write:
             return
         temporary = path.with_name(f".{path.name}.tmp")
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with self._writing():
+            temporary.write_text(text, encoding="utf-8")
+            os.replace(temporary, path)
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Turn what the system says into a `CheckpointError` that says what is whole."""
+        try:
+            yield
+        except OSError as error:
+            raise CheckpointError(
+                f"Cannot write to {self.path}: {self._reason(error)}.{self.whole()}"
+            ) from None
+
+    def whole(self) -> str:
+        """What is left after a failed write, and what to do, as sentences after a message."""
+        known = self.steps()
+        have = f" The checkpoint of step {known[-1]} is whole." if known else ""
+        return f"{have} Free some room or choose another place, then go on with --resume."
+
+    def _reason(self, error: BaseException) -> str:
+        # torch hides a failed write behind an internal check of its own.
+        cause: BaseException | None = error
+        while cause is not None:
+            if isinstance(cause, OSError) and cause.strerror:
+                return cause.strerror
+            cause = cause.__context__
+        return str(error).strip().splitlines()[0]
 
 
-def check_same(recipe: TrainRecipe, before: Mapping[str, Any], images_per_step: int) -> None:
-    """Raise `FlexvarError` naming what differs unless a run can go on with this recipe.
-
-    before: a state, whose ``recipe`` is JSON.
-    """
-    now, then = (
-        _flat(data) for data in (recipe.model_dump(mode="json"), json.loads(before["recipe"]))
-    )
-    rows = [
-        f"  {key}: was {then.get(key)!r}, is {now.get(key)!r}"
-        for key in sorted(now.keys() | then.keys())
-        if key.split(".")[0] not in FREE and now.get(key) != then.get(key)
-    ]
-    if before["images_per_step"] != images_per_step:
-        rows.append(
-            f"  images per step over all processes: was {before['images_per_step']}, is "
-            f"{images_per_step}"
-        )
-    if rows:
-        raise FlexvarError(
-            "The run cannot go on with another recipe:\n" + "\n".join(rows) + "\nTake the old "
-            "values, or start a new run with another --out (start_from takes over weights)."
-        )
-
-
-def _flat(data: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    result: dict[str, Any] = {}
-    for key, value in data.items():
-        if isinstance(value, Mapping) and value:
-            result |= _flat(value, f"{prefix}{key}.")
-        else:
-            result[prefix + key] = value
-    return result
-
-
-def _reason(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    return str(error).strip().splitlines()[0]
+def _sync_folder(folder: Path) -> None:
+    """Have a rename in a folder survive a loss of power, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:
+        return  # Windows opens no folders
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

@@ -7,6 +7,7 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -22,7 +23,8 @@ from torch.distributed.checkpoint.state_dict import (
     set_optimizer_state_dict,
 )
 
-from flexvar.data import Batch, Dataset, batches, open_data
+from flexvar.data import Batch, Dataset, batches, open_data, ordered_batches
+from flexvar.errors import FlexvarError
 from flexvar.layout import Grid
 from flexvar.pipeline import Pipeline
 from flexvar.training.optimiser import Ema, adamw, load_tensors
@@ -102,9 +104,22 @@ class Stage(ABC):
     train_data: Dataset
 
     def open_data(self) -> None:
-        """Open both splits of the recipe's data."""
+        """Open both splits of the recipe's data.
+
+        Raises `FlexvarError` if no validation picture can be read: better now than when the
+        first validation is due.
+        """
         self.train_data = open_data(self.recipe.data, "train")
         self.validation_data = open_data(self.recipe.data, "val")
+        limit = self.recipe.validation_images
+        if next(ordered_batches(self.validation_data, batch_size=1, limit=limit), None) is None:
+            reasons = "".join(
+                f"\n  {r}" for r in list(self.validation_data.unreadable.values())[:5]
+            )
+            raise FlexvarError(
+                f"No validation picture of {self.recipe.data.source!r} can be read; remove such "
+                f"files or add others. Check with: flexvar data {self.recipe.data.source}{reasons}"
+            )
 
     def stream(self, start: int, rank: int, world: int) -> Iterator[Batch]:
         """This rank's batches without end, from the ``start``-th on."""
@@ -162,6 +177,10 @@ class Stage(ABC):
     @abstractmethod
     def describe(self) -> list[str]:
         """Lines about the run: parts, parameters, tokens per image, which losses go without."""
+
+    @abstractmethod
+    def next_command(self, directory: Path) -> str:
+        """The command that a person would run next with what is in ``directory``."""
 
 
 def sharding_asked() -> bool:

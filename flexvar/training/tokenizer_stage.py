@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flexvar.build import build
-from flexvar.checkpoint import CheckpointConfig, Trained
+from flexvar.checkpoint import CheckpointConfig, Trained, load_weights
 from flexvar.checkpoint import load as load_checkpoint
 from flexvar.config import ModelConfig
 from flexvar.data import Batch, ordered_batches
@@ -25,7 +27,7 @@ from flexvar.training.adversarial import PatchDiscriminator, discriminator_loss,
 from flexvar.training.codebook import CodebookCare, gathered
 from flexvar.training.figures import reconstruction_table, tokenizer_figures
 from flexvar.training.losses import WeightedLosses, psnr, resized, skipped_grids
-from flexvar.training.optimiser import Ema, load_tensors, peak_rate
+from flexvar.training.optimiser import Ema, freeze, peak_rate
 from flexvar.training.recipe import TokenizerRecipe
 from flexvar.training.stage import (
     Metrics,
@@ -58,8 +60,9 @@ class TokenizerStage(Stage):
         tokenizer = _trainable(parts.tokenizer, recipe.tokenizer.name)
         if recipe.start_from is not None:
             _, start = load_checkpoint(recipe.start_from)
-            load_tensors(tokenizer.state_dict(), cast(nn.Module, start.tokenizer).state_dict())
-        _freeze(tokenizer, recipe.freeze)
+            weights = cast(nn.Module, start.tokenizer).state_dict()
+            load_weights(tokenizer, weights, f"start_from ({recipe.start_from})")
+        freeze(tokenizer, recipe.freeze)
         self.learns_codes = bool(tokenizer.codes.requires_grad)
         self.space, self.schedule = tokenizer.space, parts.schedule
         size = self.train_data.size
@@ -266,26 +269,18 @@ class TokenizerStage(Stage):
             *self.notes,
         ]
 
+    def next_command(self, directory: Path) -> str:
+        """Stage 2 over this tokenizer."""
+        words = ["flexvar", "train", "model", "small", f"data={self.recipe.data.source}"]
+        words += [f"tokenizer={directory}", f"out={directory}-model"]
+        return shlex.join(words)
+
     @staticmethod
     def _codes_name(tokenizer: Any) -> str:
         return next(n for n, p in tokenizer.named_parameters() if p is tokenizer.codes)
 
     def _is_judged(self, picture: Tensor) -> bool:
         return self.smallest_judged > 0 and min(picture.shape[-2:]) >= self.smallest_judged
-
-
-def _freeze(tokenizer: nn.Module, prefixes: Sequence[str]) -> None:
-    for prefix in prefixes:
-        found = [
-            p for name, p in tokenizer.named_parameters() if f"{name}.".startswith(f"{prefix}.")
-        ]
-        if not found:
-            names = dict.fromkeys(n.split(".")[0] for n, _ in tokenizer.named_parameters())
-            raise FlexvarError(
-                f"freeze: no parameter is called {prefix!r}. There are {', '.join(names)}."
-            )
-        for parameter in found:
-            parameter.requires_grad_(False)
 
 
 def _trainable(tokenizer: Any, name: str) -> Any:

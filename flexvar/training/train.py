@@ -10,6 +10,7 @@ from flexvar.errors import FlexvarError
 from flexvar.memory import keep_freed_memory
 from flexvar.precision import parse_device
 from flexvar.training.recipe import ModelRecipe, TokenizerRecipe, TrainRecipe
+from flexvar.training.words import count, some
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -51,6 +52,9 @@ def train(
         out = recipe.out
         if out is None and not dry_run:
             raise FlexvarError("out: missing; give the directory of the run, --out DIR.")
+        run = RunDirectory(out or ".", write=accelerator.is_main_process and not dry_run)
+        if not dry_run:
+            run.check(resume=resume)
         images_per_step = recipe.batch_size * recipe.accumulate * accelerator.num_processes
         stage: Stage
         if isinstance(recipe, TokenizerRecipe):
@@ -59,7 +63,6 @@ def train(
             stage = ModelStage(recipe, images_per_step)
         else:
             raise FlexvarError(f"{type(recipe).__name__} is no recipe of a stage.")
-        run = RunDirectory(out or ".", write=accelerator.is_main_process and not dry_run)
         loop = Loop(stage, accelerator, run, speak)
         for line in _describe(stage, accelerator, images_per_step):
             speak(line)
@@ -69,12 +72,16 @@ def train(
             return {}
         loop.start(resume=resume)
         if loop.step >= recipe.steps:
-            speak(f"{run.path} is finished: {loop.step} steps are done.")
+            speak(
+                f"{run.path} is finished: {count(loop.step, 'step')} done. To train on, give a "
+                "larger steps=N."
+            )
             return {}
         figures = loop.finish()
         for line in table(figures):
             speak(line)
         speak(f"finished: {run.path}")
+        speak(f"next: {stage.next_command(run.path)}")
         return figures
     finally:
         accelerator.end_training()
@@ -115,13 +122,15 @@ def _accelerator(recipe: TrainRecipe, device: str) -> Accelerator:
 
 
 def _describe(stage: Stage, accelerator: Accelerator, images_per_step: int) -> list[str]:
-    data = stage.train_data
-    processes = accelerator.num_processes
+    data, processes = stage.train_data, accelerator.num_processes
     return [
-        f"data {stage.recipe.data.source}: {len(data)} pictures, {data.num_classes} classes",
+        f"data {stage.recipe.data.source}: {count(len(data), 'picture')} to train on, "
+        f"{len(stage.validation_data)} to validate, {count(data.num_classes, 'class', 'classes')} "
+        f"({some(data.class_names)})",
         *stage.describe(),
-        f"{stage.recipe.steps} steps of {images_per_step} images on {accelerator.device.type}, "
-        f"{processes} process{'es' if processes > 1 else ''}, {stage.recipe.precision}",
+        f"{count(stage.recipe.steps, 'step')} of {count(images_per_step, 'image')} on "
+        f"{accelerator.device.type}, {count(processes, 'process', 'processes')}, "
+        f"{stage.recipe.precision}",
     ]
 
 

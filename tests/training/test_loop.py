@@ -189,7 +189,7 @@ def test_every_recipe_is_valid(name: str) -> None:
 def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path) -> None:
     path, out = tmp_path / "recipe.yaml", tmp_path / "run"
     path.write_text(yaml.safe_dump(tokenizer_options(out, steps=100_000, log_every=1)))
-    words = [sys.executable, "-c", "from flexvar.cli.train import app; app()"]
+    words = [sys.executable, "-c", "from flexvar.cli import main; main()", "train"]
     process = subprocess.Popen(
         [*words, "tokenizer", str(path), "--device", "cpu"],
         stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -16,6 +20,11 @@ from flexvar.training import ModelRecipe, TokenizerRecipe, train
 from flexvar.training.guard import Interrupted
 from flexvar.training.loop import Loop
 from training.conftest import model_options, quiet, tokenizer_options
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """A text that is the same for the same bits only."""
+    return hashlib.sha256(tensor.detach().contiguous().numpy().tobytes()).hexdigest()
 
 
 def watch(report: Path) -> None:
@@ -28,16 +37,21 @@ def watch(report: Path) -> None:
         finally:
             parameters = list(self.bare.parameters())
             local = [p.to_local() if hasattr(p, "to_local") else p for p in parameters]
+            sharded = [p for p in parameters if isinstance(p, DTensor)]
             codes = getattr(self.bare, "codes", None)
             facts: dict[str, Any] = {
+                "pid": os.getpid(),
                 "processes": self.accelerator.num_processes,
+                # What torch itself knows of, whatever accelerate says.
+                "world": dist.get_world_size() if dist.is_initialized() else 1,
+                "backend": dist.get_backend() if dist.is_initialized() else None,
+                "tensors": len(parameters),
+                "sharded": sum(p.to_local().numel() < p.numel() for p in sharded),
                 "wrapper": type(self.main.module).__name__,
                 "parameters": sum(p.numel() for p in parameters),
                 "held": sum(p.numel() for p in local),
-                "codes": None if codes is None else codes.detach().double().sum(0).tolist(),
-                "use": float(torch.linalg.vector_norm(self.stage.care.use_V))  # type: ignore[attr-defined]
-                if codes is not None
-                else None,
+                "codes": None if codes is None else digest(codes),
+                "use": None if codes is None else digest(self.stage.care.use_V),  # type: ignore[attr-defined]
             }
             rank = self.accelerator.process_index
             Path(f"{report}.{rank}").write_text(json.dumps(facts))
