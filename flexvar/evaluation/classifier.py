@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from flexvar.data import Dataset, batches
 from flexvar.errors import FlexvarError
+from flexvar.evaluation.files import whole_file
 
 WIDTHS = (32, 64, 96)
 FEATURES = 64
@@ -109,7 +109,8 @@ def classifier_for(
     if path is None or not _load(classifier, path):
         _train(classifier, dataset, seed, steps)
         if path is not None:
-            _save(classifier, path)
+            with whole_file(path) as temporary:
+                save_file(classifier.state_dict(), temporary)
     return classifier.eval().requires_grad_(False)
 
 
@@ -145,14 +146,3 @@ def _load(classifier: Classifier, path: Path) -> bool:
     except (SafetensorError, RuntimeError, OSError):
         return False
     return True
-
-
-def _save(classifier: Classifier, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(classifier.state_dict(), temporary)
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        raise FlexvarError(f"Cannot write {path}: {error}.") from None
