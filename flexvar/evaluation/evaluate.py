@@ -81,8 +81,9 @@ def evaluate(
 ) -> dict[str, Any]:
     """Make the samples that are missing, measure them, and write what is returned to a file.
 
-    The file is ``results.json``; figures of other metrics that were measured of the same samples before are kept. advance:
-    called as samples are made, with how many there are of all. say: told what is being done.
+    The file is ``results.json``; figures of other metrics that were measured of the same samples
+    before are kept. advance: called as samples are made, with how many there are of all. say:
+    told what is being done.
     Raises `FlexvarError` for anything that cannot be, before the first sample where it can.
     """
     check_metrics(request.metrics)
