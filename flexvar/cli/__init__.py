@@ -13,6 +13,7 @@ from flexvar.cli.data import data
 from flexvar.cli.demo import demo
 from flexvar.cli.doctor import doctor
 from flexvar.cli.edit import edit
+from flexvar.cli.evaluate import evaluate
 from flexvar.cli.generate import generate
 from flexvar.cli.plugins import plugins
 from flexvar.cli.train import train
@@ -26,7 +27,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for command in (generate, edit, convert, demo, data, plugins, doctor):
+for command in (generate, edit, evaluate, convert, demo, data, plugins, doctor):
     app.command()(command)
 app.command(no_args_is_help=True)(train)
 

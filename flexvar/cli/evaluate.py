@@ -1,0 +1,171 @@
+"""``flexvar evaluate``: samples of every class, and figures of how good they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+
+def evaluate(
+    model: Annotated[
+        str, typer.Option(help="Checkpoint directory, bundled name, or hub id.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option(help="Directory for images, cache and results.json.", show_default=False)
+    ],
+    num: Annotated[int, typer.Option(help="Images per class.")] = 10,
+    metrics: Annotated[
+        str,
+        typer.Option(
+            help="Of offline, tokenizer, fid, is, precision-recall, with commas; none only samples."
+        ),
+    ] = "offline,tokenizer",
+    reference: Annotated[
+        str | None,
+        typer.Option(
+            help="Real pictures: photos, digits, a folder, shards, or an .npz for fid.",
+            show_default="that of training",
+        ),
+    ] = None,
+    trunk: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of Inception's weights, for fid, is and precision-recall.",
+            show_default=False,
+        ),
+    ] = None,
+    npz: Annotated[
+        bool, typer.Option("--npz", help="Also write samples.npz (arr_0), for other evaluators.")
+    ] = False,
+    preset: Annotated[
+        str, typer.Option(help="Named sampling settings of the checkpoint.")
+    ] = "default",
+    seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
+    size: Annotated[
+        str | None,
+        typer.Option(help="Height x width in pixels.", show_default="that of training"),
+    ] = None,
+    steps: Annotated[
+        str | None,
+        typer.Option(
+            help="Number of steps, or the grids themselves: 1,2,4,6x4.",
+            show_default="usual for the size",
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance.", show_default="preset's")
+    ] = None,
+    temperature: Annotated[
+        float | None, typer.Option(help="Divides the logits.", show_default="preset's")
+    ] = None,
+    top_k: Annotated[
+        int | None, typer.Option(help="Likeliest tokens kept; 0 is all.", show_default="preset's")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Nucleus kept of those; 1 is all.", show_default="preset's")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option(help="Processes that sample; on several GPUs one or more for each.")
+    ] = 1,
+    batch: Annotated[int, typer.Option(help="Images made at a time.")] = 16,
+    device: Annotated[
+        str, typer.Option(help="cpu, cuda, cuda:1 ...; auto is CUDA if any.")
+    ] = "auto",
+    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+) -> None:
+    """Sample every class equally often, and measure samples and tokenizer.
+
+    Writes images/*.png, each with its settings, and results.json with all figures. Run again, it
+    makes only what is missing; the set is the same for any number of processes.
+
+    offline and tokenizer train a small classifier on the reference and need no download. fid, is
+    and precision-recall need the extra flexvar\\[metrics] and a file of Inception's weights
+    (--trunk).
+
+    Example: flexvar evaluate --model photos --num 10 --seed 0 --processes 2 --out evaluated
+    """
+    from flexvar.cli.generate import check_out, parse_size, parse_steps
+    from flexvar.errors import FlexvarError
+
+    names = [name.strip() for name in metrics.split(",") if name.strip()]
+    names = [] if names == ["none"] else list(dict.fromkeys(names))
+    asked_size = None if size is None else parse_size(size)
+    asked_steps = None if steps is None else parse_steps(steps)
+    if num < 1:
+        raise FlexvarError(f"--num: got {num}; expected at least 1 image per class.")
+    check_out(out)
+    given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+
+    from flexvar.evaluation.evaluate import RESULTS, Request
+    from flexvar.evaluation.evaluate import evaluate as run
+
+    request = Request(
+        model=model,
+        out=out,
+        num=num,
+        seed=seed,
+        preset=preset,
+        metrics=tuple(names),
+        reference=reference,
+        trunk=trunk,
+        npz=npz,
+        processes=processes,
+        batch=batch,
+        device=device,
+        dtype=dtype,
+        size=asked_size,
+        steps=tuple(asked_steps) if isinstance(asked_steps, list) else asked_steps,
+        sampling=tuple((name, value) for name, value in given.items() if value is not None),
+    )
+    try:
+        with _bar() as advance:
+            result = run(request, advance=advance, say=typer.echo)
+    except KeyboardInterrupt:
+        typer.echo("Stopped; the images made so far are kept. The same command goes on.", err=True)
+        raise typer.Exit(130) from None
+    _print(result)
+    typer.echo(str(out / RESULTS))
+
+
+def _print(result: dict[str, Any]) -> None:
+    """A line per figure, the settings of each left to the file."""
+    samples = result["samples"]
+    if samples is not None and samples["identical"]:
+        typer.echo(f"{samples['identical']} samples repeat an earlier one, pixel by pixel")
+    for metric, figures in result["figures"].items():
+        typer.echo(f"{metric} (reference {figures['reference']})" if "reference" in figures
+                   else metric)  # fmt: skip
+        for name, value in figures.items():
+            if isinstance(value, float):
+                typer.echo(f"  {name:<24}{value:>10.4g}")
+        if "note" in figures:
+            typer.echo(f"  {figures['note']}")
+
+
+def _bar() -> Any:
+    """A bar over the images on a terminal; gives a function that is told how many there are."""
+    import sys
+    from contextlib import nullcontext
+
+    if not sys.stderr.isatty():
+        return nullcontext(lambda done, total: None)
+    return _terminal_bar()
+
+
+def _terminal_bar() -> Any:
+    from collections.abc import Callable, Iterator
+    from contextlib import contextmanager
+
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+    @contextmanager
+    def bar() -> Iterator[Callable[[int, int], None]]:
+        columns = (BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+            task = progress.add_task("images", total=None)
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+
+    return bar()

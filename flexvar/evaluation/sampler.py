@@ -1,0 +1,201 @@
+"""Making a set of samples, in this process or shared out between several."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import lru_cache
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flexvar import __version__, images, request
+from flexvar.errors import FlexvarError
+from flexvar.evaluation.samples import SampleSet
+from flexvar.pipeline import Pipeline
+from flexvar.request import Steps
+
+# Contiguous images of one task: many enough to fill a GPU, few enough to lose when stopped.
+BATCH = 16
+
+Advance = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """How a pipeline makes the images of a set; what a process needs to do its share.
+
+    source: what `Pipeline.from_pretrained` takes; None for a pipeline that only this process has.
+    options: settings that go before those of the preset, as (name, value).
+    """
+
+    source: str | None
+    device: str
+    dtype: str
+    preset: str
+    seed: int
+    size: tuple[int, int] | None = None
+    steps: Steps | None = None
+    options: tuple[tuple[str, Any], ...] = ()
+
+    def set_of(self, pipe: Pipeline, directory: Path, num: int) -> SampleSet:
+        """The set to make with a pipeline, its settings resolved.
+
+        Raises `FlexvarError` for a number, size, step or setting that cannot be.
+        """
+        if num < 1:
+            raise FlexvarError(f"num: got {num}; expected at least 1 image per class.")
+        layout = pipe.layout(self.size, self.steps, warn=False)
+        base = request.preset(pipe.config, self.preset)
+        sampling = request.sampling_settings(dict(self.options), base)
+        stride = pipe.tokenizer.space.stride
+        count, backbone = pipe.model.num_classes, pipe.config.model.backbone
+        settings = {
+            "flexvar": __version__,
+            "model": backbone.name if backbone is not None else None,
+            "weights": weights_digest(pipe),
+            "size": [side * stride for side in layout.last],
+            "steps": [list(grid) for grid in layout],
+            **json.loads(sampling.model_dump_json(exclude_none=True)),
+            "seed": self.seed,
+            "device": pipe.device.type,
+            "dtype": str(pipe.dtype).removeprefix("torch."),
+        }
+        labels = tuple(pipe.label_name(number) for number in range(count))
+        return SampleSet(directory, num, labels, settings)
+
+    def write(self, pipe: Pipeline, wanted: SampleSet, indices: range) -> int:
+        """Make the images of contiguous indices and write their files; return how many."""
+        result = pipe(
+            [wanted.class_of(index) for index in indices],
+            size=self.size,
+            steps=self.steps,
+            preset=self.preset,
+            seed=self.seed,
+            first_index=indices.start,
+            progress=False,
+            **dict(self.options),
+        )
+        for index, image in zip(indices, result.images, strict=True):
+            images.save_png(image, wanted.path(index), wanted.image_settings(index))
+        return len(indices)
+
+
+def make(
+    sampler: Sampler,
+    pipe: Pipeline,
+    wanted: SampleSet,
+    *,
+    processes: int = 1,
+    batch: int = BATCH,
+    advance: Advance = lambda done, total: None,
+) -> int:
+    """Make what is missing of a set, and return how many images that were.
+
+    processes: more than 1 are started anew, each with a copy of the model; on CUDA one after the
+    other gets the next device. advance: called with how many are there of all.
+    Raises `FlexvarError` for a directory of other settings, and when a process dies.
+    """
+    for name, value in (("processes", processes), ("batch", batch)):
+        if value < 1:
+            raise FlexvarError(f"{name}: got {value}; expected 1 or more.")
+    if processes > 1 and sampler.source is None:
+        raise FlexvarError("Only a saved model can be sampled by several processes; save it first.")
+    wanted.claim()
+    missing = wanted.missing()
+    # No larger than each process's share, so that none is without work.
+    todo = _runs(missing, min(batch, max(1, -(-len(missing) // processes))))
+    count = len(missing)
+    done = len(wanted) - count
+    advance(done, len(wanted))
+    if processes == 1 or len(todo) <= 1:
+        for part in todo:
+            done += sampler.write(pipe, wanted, part)
+            advance(done, len(wanted))
+        return count
+    for finished in _in_processes(sampler, wanted, todo, min(processes, len(todo))):
+        done += finished
+        advance(done, len(wanted))
+    return count
+
+
+def weights_digest(pipe: Pipeline) -> str:
+    """A text that changes with any weight of the pipeline or with its config."""
+    digest = hashlib.sha256(pipe.config.model.model_dump_json().encode())
+    for module in pipe.parts.modules():
+        for name, tensor in sorted(module.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+def _runs(indices: Sequence[int], batch: int) -> list[range]:
+    """Indices as contiguous ranges of at most ``batch``."""
+    runs: list[range] = []
+    for index in indices:
+        if runs and runs[-1].stop == index and len(runs[-1]) < batch:
+            runs[-1] = range(runs[-1].start, index + 1)
+        else:
+            runs.append(range(index, index + 1))
+    return runs
+
+
+def _in_processes(
+    sampler: Sampler, wanted: SampleSet, todo: list[range], processes: int
+) -> Iterator[int]:
+    """Numbers of images written, as tasks end."""
+    context = get_context("spawn")
+    counter = context.Value("i", 0)
+    threads = max(1, torch.get_num_threads() // processes)
+    pool = ProcessPoolExecutor(
+        processes, mp_context=context, initializer=_begin, initargs=(counter, threads)
+    )
+    tasks: set[Future[int]] = {pool.submit(_share, sampler, wanted, part) for part in todo}
+    try:
+        while tasks:
+            ended, tasks = wait(tasks, return_when=FIRST_COMPLETED)
+            for task in ended:
+                yield task.result()
+    except BrokenProcessPool:
+        raise FlexvarError(
+            "A sampling process ended without a word, as when memory runs out. What it had "
+            "finished is kept: run the same command with fewer processes or a smaller batch."
+        ) from None
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+_number = 0
+
+
+def _begin(counter: Any, threads: int) -> None:
+    """In each process, before its first task."""
+    global _number
+    from flexvar.memory import keep_freed_memory
+
+    keep_freed_memory()
+    torch.set_num_threads(threads)
+    with counter.get_lock():
+        _number = counter.value
+        counter.value += 1
+
+
+def _share(sampler: Sampler, wanted: SampleSet, part: range) -> int:
+    return sampler.write(_pipeline(sampler), wanted, part)
+
+
+@lru_cache(maxsize=1)
+def _pipeline(sampler: Sampler) -> Pipeline:
+    device = sampler.device
+    if device in ("auto", "cuda") and torch.cuda.device_count() > 1:
+        device = f"cuda:{_number % torch.cuda.device_count()}"
+    assert sampler.source is not None
+    return Pipeline.from_pretrained(
+        sampler.source, device=device, dtype=sampler.dtype, preset=sampler.preset
+    )
