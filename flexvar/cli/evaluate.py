@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
+from flexvar.cli import options
+
 
 def evaluate(
-    model: Annotated[
-        str, typer.Option(help="Checkpoint directory, bundled name, or hub id.", show_default=False)
-    ],
+    model: options.Model,
     out: Annotated[
         Path, typer.Option(help="Directory for images, cache and results.json.", show_default=False)
     ],
@@ -39,41 +39,23 @@ def evaluate(
     npz: Annotated[
         bool, typer.Option("--npz", help="Also write samples.npz (arr_0), for other evaluators.")
     ] = False,
-    preset: Annotated[
-        str, typer.Option(help="Named sampling settings of the checkpoint.")
-    ] = "default",
+    preset: options.Preset = "default",
     seed: Annotated[int, typer.Option(help="Same seed, same images.")] = 0,
     size: Annotated[
         str | None,
         typer.Option(help="Height x width in pixels.", show_default="that of training"),
     ] = None,
-    steps: Annotated[
-        str | None,
-        typer.Option(
-            help="Number of steps, or the grids themselves: 1,2,4,6x4.",
-            show_default="usual for the size",
-        ),
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance.", show_default="preset's")
-    ] = None,
-    temperature: Annotated[
-        float | None, typer.Option(help="Divides the logits.", show_default="preset's")
-    ] = None,
-    top_k: Annotated[
-        int | None, typer.Option(help="Likeliest tokens kept; 0 is all.", show_default="preset's")
-    ] = None,
-    top_p: Annotated[
-        float | None, typer.Option(help="Nucleus kept of those; 1 is all.", show_default="preset's")
-    ] = None,
+    steps: options.Steps = None,
+    guidance: options.Guidance = None,
+    temperature: options.Temperature = None,
+    top_k: options.TopK = None,
+    top_p: options.TopP = None,
     processes: Annotated[
         int, typer.Option(help="Processes that sample; on several GPUs one or more for each.")
     ] = 1,
     batch: Annotated[int, typer.Option(help="Images made at a time.")] = 16,
-    device: Annotated[
-        str, typer.Option(help="cpu, cuda, cuda:1 ...; auto is CUDA if any.")
-    ] = "auto",
-    dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    device: options.Device = "auto",
+    dtype: options.Dtype = "fp32",
 ) -> None:
     """Sample every class equally often, and measure samples and tokenizer.
 
@@ -86,16 +68,15 @@ def evaluate(
 
     Example: flexvar evaluate --model photos --num 10 --seed 0 --processes 2 --out evaluated
     """
-    from flexvar.cli.generate import check_out, parse_size, parse_steps
     from flexvar.errors import FlexvarError
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     names = [] if names == ["none"] else list(dict.fromkeys(names))
-    asked_size = None if size is None else parse_size(size)
-    asked_steps = None if steps is None else parse_steps(steps)
+    asked_size = None if size is None else options.parse_size(size)
+    asked_steps = None if steps is None else options.parse_steps(steps)
     if num < 1:
         raise FlexvarError(f"--num: got {num}; expected at least 1 image per class.")
-    check_out(out)
+    options.check_out(out)
     given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
 
     from flexvar.evaluation.evaluate import RESULTS, Request
