@@ -62,7 +62,8 @@ def run(
         float | None, typer.Option(min=0, help="Stop a case that takes more seconds; it failed.")
     ] = None,
     jobs: Annotated[
-        int, typer.Option(min=1, help="Cases side by side; timings want 1, trainings may have more.")
+        int,
+        typer.Option(min=1, help="Cases side by side; timings want 1, trainings may have more."),
     ] = 1,
     seed: Seed = 0,
     again: Annotated[

@@ -11,6 +11,7 @@ import os
 import sys
 import time
 import traceback
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -72,10 +73,8 @@ def main() -> None:
     request, result = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     if sys.platform.startswith("linux"):
         # Where memory runs out it is this process that goes, not the one that writes the row.
-        try:
+        with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
-        except OSError:
-            pass
     keep_freed_memory()  # as flexvar's own commands do
     if "rates" in request:
         found: dict[str, Any] = limits.rates(**request["rates"])

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import copy
+import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -58,7 +59,7 @@ class Booked:
 
 def drawn() -> SamplingSettings:
     """How pictures are sampled where their time is taken: as FlexVAR's are."""
-    return SamplingSettings(guidance_schedule="ramp10", **SAMPLING)
+    return SamplingSettings(guidance_schedule=GUIDANCE_SCHEDULE, **SAMPLING)
 
 
 def ours(
@@ -91,6 +92,13 @@ def split_of(
     # Guidance, filters, draws, look-up and resizing: all of the loop that is no model.
     split.sampling = middle - start - split.backbone
     return split
+
+
+def median_parts(spent: Sequence[Any]) -> dict[str, float]:
+    """The median seconds of each part, over `Split`s or what the plain loop spent."""
+    return {
+        part: round(statistics.median(getattr(one, part) for one in spent), 6) for part in PARTS
+    }
 
 
 def _loop(

@@ -125,9 +125,7 @@ def html(parts: Parts, infos: Mapping[str, Mapping[str, str]]) -> str:
     ]
     for machine, of_machine in parts:
         body.append(f"<h2>{escape(machine)}</h2><dl>")
-        body += [
-            f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in infos[machine].items()
-        ]
+        body += [f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in infos[machine].items()]
         body.append("</dl>")
         for _, sections in of_machine:
             for section in sections:
@@ -199,4 +197,3 @@ def _write(path: Path, text: str) -> None:
         os.replace(temporary, path)
     except OSError as error:
         raise FlexvarError(f"Cannot write {path}: {error.strerror or error}.") from None
-

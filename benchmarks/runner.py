@@ -226,6 +226,4 @@ def _plain(settings: Any) -> Any:
 
 
 def _key(case: Case) -> str:
-    return record.key(
-        {"suite": case.suite, "case": case.name, "settings": _plain(case.settings)}
-    )
+    return record.key({"suite": case.suite, "case": case.name, "settings": _plain(case.settings)})

@@ -43,9 +43,7 @@ def cases(options: Options) -> list[Case]:
             }
             settings = common | {"model": models.config(models.backbone_spec(backbone, depth))}
             where = f"d{depth} {pixels}px batch {batch} {dtype}"
-            found.append(
-                Case(SUITE, f"{backbone} {where}", settings, partial(_flexvar, settings))
-            )
+            found.append(Case(SUITE, f"{backbone} {where}", settings, partial(_flexvar, settings)))
             if backbone == "transformer" and dtype != "fp16":
                 given = settings | {"loop": "plain"}
                 found.append(
@@ -62,7 +60,12 @@ def _grid(options: Options) -> Iterator[tuple[int, int, int, str]]:
             yield 4, 128, 1, "bf16"
         return
     if options.on_gpu:
-        depths, sizes, batches, dtypes = (12, 16, 20, 24, 30), (256, 512, 1024), (1, 8, 64), ("bf16",)
+        depths, sizes, batches, dtypes = (
+            (12, 16, 20, 24, 30),
+            (256, 512, 1024),
+            (1, 8, 64),
+            ("bf16",),
+        )
         yield 16, 256, 1, "fp32"
         yield 16, 256, 8, "fp32"
     else:
@@ -97,9 +100,7 @@ def _flexvar(settings: dict[str, Any]) -> dict[str, Any]:
         )
     splits = [generation.split_of(pipe, labels, layout, sampled) for _ in range(SPLITS)]
     figures = _figures(settings, latency, memory.mib, layout)
-    figures["parts_s"] = {
-        part: _median([getattr(split, part) for split in splits]) for part in generation.PARTS
-    }
+    figures["parts_s"] = generation.median_parts(splits)
     figures["backbone_by_scale_s"] = {
         str(grid): _median([split.scales[step] for split in splits])
         for step, grid in enumerate(layout)
@@ -127,10 +128,7 @@ def _plain(settings: dict[str, Any]) -> dict[str, Any]:
         latency = timed(run, device, repeats=settings["repeats"])
     figures = _figures(settings, latency, memory.mib, layout)
     if device.type == "cpu":  # on a GPU it does not wait for its parts
-        figures["parts_s"] = {
-            part: _median([getattr(spent, part) for spent in spents[1:]])
-            for part in generation.PARTS
-        }
+        figures["parts_s"] = generation.median_parts(spents[1:])
     return {**figures, "parity": report, "implementation": "plain loop, torch"}
 
 
