@@ -88,7 +88,7 @@ def crossover(first: Points, second: Points) -> float | None:
     ]
     found = None
     for (x0, y0), (x1, y1) in pairwise(gaps):
-        if y0 * y1 < 0:
+        if y0 * y1 < 0 or (y1 == 0 and y0 != 0):
             found = math.exp(x0 - y0 * (x1 - x0) / (y1 - y0))
     return found
 
