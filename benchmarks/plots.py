@@ -63,7 +63,8 @@ def lines(
     if log_y:
         axes.set_yscale("log")
     else:
-        axes.set_ylim(bottom=0)
+        most = max((b for points in curves.values() for _, b in points), default=1.0)
+        axes.set_ylim(0, 1.08 * most or 1.0)
     for label, value in (at or {}).items():
         axes.axvline(value, color="#888888", linestyle=":", linewidth=1.5)
         axes.annotate(

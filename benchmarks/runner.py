@@ -58,7 +58,7 @@ class Run:
                 + "; --again measures them anew."
             )
         sound = all(record.status(row) == "ok" for row in kept)
-        if waiting:
+        if waiting and not self._spent(begun):
             self._measure_rates(waiting)
         running: list[Child] = []
         try:

@@ -9,7 +9,7 @@ from benchmarks import record
 from benchmarks.record import Row
 from benchmarks.suite import Table
 
-__all__ = ["Row", "limit_cell", "measured", "milliseconds", "mixed_rows", "shown_rows"]
+__all__ = ["Row", "limit_cell", "load_free", "measured", "milliseconds", "mixed_rows", "shown_rows"]
 
 
 def shown_rows(rows: Sequence[Row]) -> list[Row]:
@@ -40,6 +40,14 @@ def why(row: Row) -> str:
     """``RED: reason`` or ``FAILED: reason``."""
     word = "RED" if record.status(row) == "red" else "FAILED"
     return f"{word}: {row.get('reason') or row.get('error') or 'no reason recorded'}"
+
+
+def load_free(timing: dict[str, Any], which: str = "median_s") -> float:
+    """A time over that of the fixed product that took turns with it.
+
+    Rows are of different processes, minutes apart; the machine may be busier in one of them.
+    """
+    return float(timing[which] / timing.get("yardstick_s", 1.0))
 
 
 def milliseconds(seconds: float | None) -> str:

@@ -91,7 +91,7 @@ def test_a_users_mistakes_are_messages(bench, tmp_path):
         "generate", "--backbone", "mixr", code=2
     )
     assert "is a directory" in bench("run", "mine", "--out", tmp_path, code=2)
-    assert "'gpu'" in bench.run("mine", "--device", "gpu", code=2)
+    assert "device: gpu cannot be used here" in bench.run("mine", "--device", "gpu", code=2)
     (tmp_path / "text.jsonl").write_text("no rows\n")
     said = bench("compare", tmp_path / "text.jsonl", tmp_path / "text.jsonl", code=2)
     assert "holds no benchmark rows" in said
