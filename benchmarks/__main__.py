@@ -1,4 +1,4 @@
-"""``python -m benchmarks``: run a suite, and see what it found."""
+"""``python -m benchmarks``: run suites, compare two runs, report what was found."""
 
 from __future__ import annotations
 
@@ -7,67 +7,171 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import record
-from benchmarks.cases import SUITES, load
+from benchmarks import cases, record
+from benchmarks.record import Row
 from flexvar.errors import FlexvarError
-from flexvar.memory import keep_freed_memory
 
 app = typer.Typer(
-    help="Measure flexvar, always against the plain way in the same run.",
+    help="Measure flexvar: every figure behind a parity check, with its spread and machine.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+Quick = Annotated[bool, typer.Option("--quick", help="Few cases, small models.")]
+Device = Annotated[str, typer.Option(help="cpu, cuda ...; auto is CUDA if any.")]
+Seed = Annotated[int, typer.Option(help="Of weights and inputs.")]
+Backbones = Annotated[
+    list[str] | None,
+    typer.Option("--backbone", help="Name of a backbone, a plugin's too; give it again for more."),
+]
 
 
 @app.command("list")
-def list_suites() -> None:
-    """Name the suites."""
-    for name, (_, summary) in SUITES.items():
-        typer.echo(f"{name}  {summary}")
+def list_suites(
+    suite: Annotated[str | None, typer.Argument(help="Name the cases of this suite.")] = None,
+    quick: Quick = False,
+    device: Device = "auto",
+    backbone: Backbones = None,
+) -> None:
+    """Name the suites, or the cases of one.
+
+    Example: python -m benchmarks list generate --quick
+    """
+    if suite is None:
+        names = cases.names()
+        width = max(map(len, names))
+        for name in names:
+            typer.echo(f"{name.ljust(width)}  {cases.summary(name)}")
+        return
+    for case in cases.load(suite).cases(_options(quick, device, 0, backbone)):
+        typer.echo(case.name)
 
 
 @app.command()
 def run(
     suite: Annotated[str, typer.Argument(help="A name from `python -m benchmarks list`.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Small models, few repeats.")] = False,
+    quick: Quick = False,
+    device: Device = "auto",
+    filter_: Annotated[
+        str, typer.Option("--filter", metavar="TEXT", help="Only cases whose name has this text.")
+    ] = "",
+    backbone: Backbones = None,
+    budget: Annotated[
+        float | None, typer.Option(min=0, help="Start no new case after so many seconds.")
+    ] = None,
+    timeout: Annotated[
+        float | None, typer.Option(min=0, help="Stop a case that takes more seconds; it failed.")
+    ] = None,
+    jobs: Annotated[
+        int,
+        typer.Option(min=1, help="Cases side by side; timings want 1, trainings may have more."),
+    ] = 1,
+    seed: Seed = 0,
+    again: Annotated[
+        bool, typer.Option("--again", help="Also cases that have a row of this commit.")
+    ] = False,
     out: Annotated[
         Path | None, typer.Option(help="JSON Lines file; by default one per machine.")
     ] = None,
 ) -> None:
-    """Run a suite, print its rows and add them to the results file of this machine.
+    """Run a suite; each case adds its row to the results file of this machine as it ends.
 
-    Example: python -m benchmarks run generate-cpu
+    The same command goes on where it was stopped. Exit code 1 if a row is red or failed.
+
+    Example: python -m benchmarks run generate --quick
     """
-    if suite not in SUITES:
-        raise FlexvarError(f"Unknown suite {suite!r}. Suites: {', '.join(SUITES)}.")
-    keep_freed_memory()  # as flexvar's own commands do
-    failed = False
-    for row in load(suite)(quick=quick):
-        _show(row)
-        failed |= "error" in row
-        if not quick or out is not None:
-            path = record.append(row, out)
-            typer.echo(f"  added to {path}")
-    raise typer.Exit(1 if failed else 0)
+    from benchmarks.runner import Run, choose
+
+    options = _options(quick, device, seed, backbone)
+    chosen = choose(cases.load(suite).cases(options), filter_)
+    path = record.results_file() if out is None else out
+    if path.is_dir():
+        raise FlexvarError(f"--out {path} is a directory; name a file.")
+    started = Run(
+        suite, options, path, again, budget, timeout, jobs, show=_show, say=lambda t: typer.echo(t)
+    )
+    sound = started(chosen)
+    typer.echo(f"rows: {path}")
+    raise typer.Exit(0 if sound else 1)
 
 
-def _show(row: dict[str, Any]) -> None:
-    typer.secho(row["case"], bold=True)
-    if "error" in row:
-        typer.secho(f"  {row['error']}", fg=typer.colors.RED)
-        return
-    if "figures" in row:
-        for name, value in row["figures"].items():
-            typer.echo(f"  {name}: {value}")
-        return
-    for who in ("flexvar", "plain"):
-        part = row[who]
-        split = ", ".join(f"{p} {part[f'{p}_s']:.2f}" for p in ("backbone", "sampling", "decoder"))
-        typer.echo(
-            f"  {who:8} {part['median_s']:.3f} s ({part['low_s']:.3f} to {part['high_s']:.3f}, "
-            f"{part['repeats']} runs): {split}"
+@app.command()
+def compare(
+    before: Annotated[Path, typer.Argument(help="Rows of the earlier run.")],
+    after: Annotated[Path, typer.Argument(help="Rows of the later run.")],
+    least: Annotated[
+        float, typer.Option(min=0, help="Relative change below which nothing is said to change.")
+    ] = 0.1,
+) -> None:
+    """Set two runs against each other, row by row; exit code 1 if anything is slower.
+
+    Example: python -m benchmarks compare before.jsonl after.jsonl
+    """
+    from benchmarks import compare as comparing
+
+    result = comparing.compare(record.read(before), record.read(after), least=least)
+    for line in result.lines():
+        typer.echo(line)
+    raise typer.Exit(1 if result.worse else 0)
+
+
+@app.command()
+def report(
+    results: Annotated[
+        list[Path] | None,
+        typer.Argument(help="Results files.", show_default="all in benchmarks/results"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Directory for page and tables.")] = Path(
+        "out/benchmarks"
+    ),
+) -> None:
+    """Make one HTML page and Markdown tables; the page's path stands alone on the last line.
+
+    Example: python -m benchmarks report --out out/benchmarks
+    """
+    from benchmarks import report as reporting
+
+    files = results or sorted(record.RESULTS.glob("*.jsonl"))
+    if not files:
+        raise FlexvarError(
+            "There are no results yet; measure some: python -m benchmarks run generate --quick."
         )
-    typer.echo(f"  plain / flexvar = {row['ratio']:.2f}")
+    typer.echo(str(reporting.write({path.stem: record.read(path) for path in files}, out)))
+
+
+def _options(quick: bool, device: str, seed: int, backbones: list[str] | None) -> Any:
+    from benchmarks.suite import Options
+    from flexvar.plugin import default_registry
+    from flexvar.precision import parse_device
+
+    for name in backbones or ():
+        default_registry().find("backbone", name)  # an unknown name is said before anything runs
+    chosen = tuple(dict.fromkeys(backbones)) if backbones else None
+    return Options(quick, str(parse_device(device)), seed, chosen)
+
+
+def _show(row: Row) -> None:
+    state = record.status(row)
+    if state != "ok":
+        typer.secho(f"{row['case']}: {state.upper()}: {row['reason']}", fg=typer.colors.RED)
+        return
+    typer.secho(f"{row['case']} ({row['seconds']:.1f} s)", bold=True)
+    ran = [("ran", row["implementation"])] if row.get("implementation") else []
+    for name, value in [*ran, *row["figures"].items()]:
+        typer.echo(f"  {name}: {_text(value)}")
+
+
+def _text(value: Any) -> str:
+    from benchmarks.measure import is_timing
+
+    if is_timing(value):
+        first = f", first {value['first_call_s']:.3f} s" if "first_call_s" in value else ""
+        return (
+            f"{value['median_s']:.4f} s ({value['low_s']:.4f} to {value['high_s']:.4f}, "
+            f"{value['repeats']} runs{first})"
+        )
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
 def main() -> None:
@@ -79,4 +183,5 @@ def main() -> None:
         raise SystemExit(2) from None
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,62 +1,28 @@
-"""What a figure is made of: repeated timings, the machine, the versions, the commit."""
+"""Rows and where they are kept: JSON Lines, one file per machine, with machine and commit."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
 import re
-import statistics
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from flexvar.errors import FlexvarError
+
 RESULTS = Path(__file__).parent / "results"
+Row = dict[str, Any]
 
 
-def interleaved(
-    candidates: Mapping[str, Callable[[], Any]], repeats: int, warm_up: int = 1
-) -> dict[str, list[float]]:
-    """Seconds of each candidate, ``repeats`` times, taking turns.
-
-    Turns rather than blocks, so that a machine that slows down slows all of them alike.
-    """
-    for _ in range(warm_up):
-        for run in candidates.values():
-            run()
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for _ in range(repeats):
-        for name, run in candidates.items():
-            synchronise()
-            start = time.perf_counter()
-            run()
-            synchronise()
-            times[name].append(time.perf_counter() - start)
-    return times
-
-
-def synchronise() -> None:
-    """Wait for the GPU, if there is one."""
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
-def summary(seconds: list[float]) -> dict[str, float]:
-    """Median, and the spread from the lower to the upper quartile, in seconds."""
-    ordered = sorted(seconds)
-    low, high = (ordered[round((len(ordered) - 1) * q)] for q in (0.25, 0.75))
-    return {
-        "median_s": round(statistics.median(ordered), 5),
-        "low_s": round(low, 5),
-        "high_s": round(high, 5),
-        "repeats": len(ordered),
-    }
-
-
+@cache
 def machine() -> dict[str, Any]:
     """The machine and the versions that a figure holds for."""
     import flexvar
@@ -73,16 +39,80 @@ def machine() -> dict[str, Any]:
     }
 
 
+def results_file() -> Path:
+    """The results file of this machine."""
+    info = machine()
+    name = re.sub(r"[^a-z0-9]+", "-", str(info["gpu"] or info["cpu"]).lower()).strip("-")
+    return RESULTS / f"{name}-{info['threads']}t.jsonl"
+
+
 def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
-    """Add a row to the results file of this machine; return its path."""
-    if path is None:
-        info = machine()
-        name = re.sub(r"[^a-z0-9]+", "-", str(info["gpu"] or info["cpu"]).lower()).strip("-")
-        path = RESULTS / f"{name}-{info['threads']}t.jsonl"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({**row, "machine": machine(), "time": time.strftime("%F %T")}) + "\n")
+    """Add a row to a results file, this machine's unless given; return its path.
+
+    One write, flushed to the disk. Raises `FlexvarError` if it cannot be written.
+    """
+    path = path or results_file()
+    whole = {**row, "machine": row.get("machine") or machine(), "time": time.strftime("%F %T")}
+    text = json.dumps(whole) + "\n"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_file() and _is_torn(path):
+            text = "\n" + text  # the last run died while it wrote; its half line stays alone
+        with path.open("a", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise FlexvarError(f"Cannot write {path}: {error.strerror or error}.") from None
     return path
+
+
+def read(path: Path) -> list[Row]:
+    """The rows of a results file, oldest first; a line that was cut off is left out.
+
+    Raises `FlexvarError` for a file that cannot be read or holds no rows at all.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise FlexvarError(f"Cannot read results from {path}: {error}.") from None
+    rows = []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and {"suite", "case", "settings"} <= row.keys():
+            rows.append(row)
+    if lines and not rows:
+        raise FlexvarError(f"{path} holds no benchmark rows; name a file that `run` wrote.")
+    return rows
+
+
+def key(row: Mapping[str, Any]) -> str:
+    """What makes a row: suite, case and settings, as text."""
+    return json.dumps([row["suite"], row["case"], row["settings"]], sort_keys=True)
+
+
+def latest(rows: Iterable[Row]) -> list[Row]:
+    """The newest row of each suite, case and settings, in the order of their first."""
+    found: dict[str, Row] = {}
+    for row in rows:
+        found[key(row)] = row
+    return list(found.values())
+
+
+def status(row: Mapping[str, Any]) -> str:
+    """``ok``, ``red`` (the parity check failed) or ``failed``."""
+    return str(row.get("status") or ("ok" if row.get("figures") else "failed"))
+
+
+def _is_torn(path: Path) -> bool:
+    with path.open("rb") as file:
+        if not file.seek(0, os.SEEK_END):
+            return False
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) != b"\n"
 
 
 def _cpu_name() -> str:
@@ -95,10 +125,19 @@ def _cpu_name() -> str:
 
 
 def _commit() -> str:
-    def git(*arguments: str) -> str:
-        done = subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, cwd=Path(__file__).parent
-        )
-        return done.stdout.strip()
+    """The commit, and a mark of what was changed since; results are no change."""
+    where = Path(__file__).parent.parent
+    rest = ("--", ".", ":(exclude)benchmarks/results")
 
-    return git("rev-parse", "--short", "HEAD") + ("-changed" if git("status", "--short") else "")
+    def git(*arguments: str) -> str:
+        try:
+            done = subprocess.run(["git", *arguments], capture_output=True, text=True, cwd=where)
+        except OSError:
+            return ""
+        return done.stdout.strip() if done.returncode == 0 else ""
+
+    commit = git("rev-parse", "--short", "HEAD") or "unknown"
+    changes = git("diff", "HEAD", *rest) + git("ls-files", "--others", "--exclude-standard", *rest)
+    if not changes:
+        return commit
+    return f"{commit}-changed-{hashlib.sha256(changes.encode()).hexdigest()[:6]}"

@@ -21,7 +21,7 @@ from flexvar_plugins.backbones import ssd
 from flexvar_plugins.backbones.mamba import MambaBackbone, MambaConfig
 from torch import Tensor
 
-from benchmarks import record
+from benchmarks import measure
 from flexvar.config import parse
 from flexvar.layout import Layout
 from flexvar.protocols import Facts, Position
@@ -47,7 +47,7 @@ class Comparison:
         """One line of the table: medians and quartiles in ms."""
         cells = []
         for seconds in (self.plain, self.fast):
-            found = record.summary(list(seconds))
+            found = measure.summary(list(seconds))
             median, low, high = (1e3 * found[key] for key in ("median_s", "low_s", "high_s"))
             cells.append(f"{median:.1f} ({low:.1f} to {high:.1f})")
         return f"{self.name:<34} {cells[0]:>26} {cells[1]:>26} {self.ratio:7.1f}"
@@ -57,7 +57,7 @@ def compare(
     name: str, plain: Callable[[], object], fast: Callable[[], object], repeats: int
 ) -> Comparison:
     """Times of both ways in turn, after one untimed call of each."""
-    seconds = record.interleaved({"plain": plain, "fast": fast}, repeats)
+    seconds = measure.interleaved({"plain": plain, "fast": fast}, repeats)
     return Comparison(name, tuple(seconds["plain"]), tuple(seconds["fast"]))
 
 

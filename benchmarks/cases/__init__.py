@@ -1,24 +1,55 @@
-"""The suites, one module each, by the name they are run by."""
+"""The suites, one module each, by the name they are run by; plugins' after the first party's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
-# name -> (module, one line); a module is imported when its suite runs.
-SUITES: dict[str, tuple[str, str]] = {
-    "generate-cpu": (
-        "benchmarks.cases.generate_cpu",
-        "One 256 px image of d16 on a CPU, against the plain loop, fp32 and bf16",
-    ),
-    "editing": (
-        "benchmarks.cases.editing",
-        "Zero-shot tasks of the bundled model, against a wrong class, bicubic, and chance",
-    ),
+from flexvar.errors import FlexvarError
+from flexvar.plugin import default_registry
+
+# A module is imported when its suite is asked for.
+SUITES = {
+    "generate": "benchmarks.cases.generate",
+    "train": "benchmarks.cases.train",
+    "tokenizer": "benchmarks.cases.tokenizer",
+    "paths": "benchmarks.cases.paths",
+    "growth": "benchmarks.cases.growth",
+    "generate-cpu": "benchmarks.cases.generate_cpu",
+    "editing": "benchmarks.cases.editing",
 }
 
 
-def load(name: str) -> Callable[..., list[dict[str, Any]]]:
-    """The function that runs a suite and returns its rows."""
-    return import_module(SUITES[name][0]).run
+def names() -> list[str]:
+    """All suites, the first party's first."""
+    return [*SUITES, *(n for n in default_registry().names("benchmark") if n not in SUITES)]
+
+
+def load(name: str) -> Any:
+    """The module of a suite: SUMMARY, cases(options), sections(rows).
+
+    Raises `FlexvarError` for an unknown name, and for a plugin's module that lacks one of them.
+    """
+    if name in SUITES:
+        return import_module(SUITES[name])
+    if name not in names() and "/" not in name:
+        near = get_close_matches(name, names(), n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise FlexvarError(f"Unknown suite {name!r}.{hint} Suites: {', '.join(names())}.")
+    module = default_registry().load("benchmark", name)
+    missing = [n for n in ("SUMMARY", "cases", "sections") if not hasattr(module, n)]
+    if missing:
+        raise FlexvarError(
+            f"Suite {name!r}: {module.__name__} lacks {', '.join(missing)}; benchmarks.suite says "
+            "what a suite is."
+        )
+    return module
+
+
+def summary(name: str) -> str:
+    """One line about a suite, or why there is none."""
+    try:
+        return str(load(name).SUMMARY)
+    except FlexvarError as error:
+        return f"cannot be loaded: {error}"

@@ -13,6 +13,7 @@ import statistics
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from math import log10
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,17 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from benchmarks import record
+from benchmarks.cases.common import Row, measured, shown_rows, why
+from benchmarks.suite import Case, Options, Section, Table
 from flexvar import Pipeline, canvas, images
 from flexvar.data import DataConfig, open_data
 from flexvar.edit import RULES
 
 SUITE = "editing"
+SUMMARY = "Zero-shot tasks of the bundled model, against a wrong class, bicubic, and chance"
+Samples = tuple[Tensor, list[int]]
+# pipeline, name of the data, pictures per figure, where sheets go -> figures
+Task = Callable[[Pipeline, str, int, Path | None], dict[str, Any]]
 
 
 def run(
@@ -43,48 +50,75 @@ def run(
     sheets and the plot go, None for nowhere. count: pictures per figure.
     """
     count = 4 if quick else count
-    pipe = Pipeline.from_pretrained(model)
-    config = DataConfig(source=data, size=pipe.size)
-    known = samples(config, "train", count)
-    held_out = samples(config, "val", 4 * count)
-    if pictures is not None:
-        pictures.mkdir(parents=True, exist_ok=True)
     rows = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # sizes and steps beyond training are the point
-        for case, figures in (
-            ("score: class of held-out crops", lambda: classes(pipe, held_out)),
-            ("inpaint: centre of training crops", lambda: holes(pipe, known, pictures)),
-            (
-                "inpaint: centre of held-out crops",
-                lambda: holes(pipe, spread(held_out, count), None),
-            ),
-            (
-                "refine: held-out crops from half size",
-                lambda: enlarged(pipe, spread(held_out, count), pictures),
-            ),
-            ("generate: sizes and shapes", lambda: sizes(pipe, count, pictures)),
-            ("generate: number of steps", lambda: steps(pipe, count, pictures)),
-        ):
-            start = time.perf_counter()
-            row = {
-                "suite": SUITE,
-                "case": case,
-                "settings": {
-                    "model": str(model),
-                    "data": data,
-                    "pictures": count,
-                    "size": list(pipe.size),
-                    "preset": pipe.settings.model_dump(exclude_none=True),
-                },
-                "figures": figures(),
-            }
-            row["seconds"] = round(time.perf_counter() - start, 1)
-            rows.append(row)
+    for case in _cases(str(model), data, pictures, count):
+        start = time.perf_counter()
+        row = {"suite": SUITE, "case": case.name, "settings": case.settings, "figures": case.run()}
+        row["seconds"] = round(time.perf_counter() - start, 1)
+        rows.append(row)
     return rows
 
 
-Samples = tuple[Tensor, list[int]]
+def cases(options: Options) -> list[Case]:
+    """A case per task, of the bundled model and the set it was trained on.
+
+    Pictures of a whole run go to ``benchmarks/results``, of a quick one nowhere.
+    """
+    given = {"device": options.device, "quick": options.quick}
+    count, folder = (4, None) if options.quick else (48, record.RESULTS)
+    return _cases("photos", "photos", folder, count, **given)
+
+
+def sections(rows: list[Row]) -> list[Section]:
+    """The figures of each task, and the sheets that a whole run left behind."""
+    shown = shown_rows(rows)
+    body = [
+        [row["case"], name, _told(value)]
+        for row in measured(shown)
+        for name, value in row["figures"].items()
+    ]
+    body += [[row["case"], why(row), ""] for row in shown if record.status(row) != "ok"]
+    pictures = []
+    if measured(shown):
+        for path in sorted(record.RESULTS.glob("editing-*.png")):
+            with Image.open(path) as image:
+                pictures.append((path.stem.replace("-", " "), image.convert("RGB")))
+    text = (
+        "A model that was only trained to generate, edited with: beside every figure stands the "
+        "plain way - a wrong class, the mean colour, bicubic enlarging, chance."
+    )
+    return [Section("Zero-shot tasks", text, pictures, [Table(("case", "figure", "value"), body)])]
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_told(one)}" for name, one in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cases(model: str, data: str, pictures: Path | None, count: int, **given: Any) -> list[Case]:
+    settings = {"model": model, "data": data, "pictures": count, **given}
+    return [
+        Case(SUITE, name, settings, partial(_measure, task, settings, pictures))
+        for name, task in TASKS.items()
+    ]
+
+
+def _measure(task: Task, settings: dict[str, Any], pictures: Path | None) -> dict[str, Any]:
+    pipe = Pipeline.from_pretrained(settings["model"], device=settings.get("device", "cpu"))
+    if pictures is not None:
+        pictures.mkdir(parents=True, exist_ok=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # sizes and steps beyond training are the point
+        return task(pipe, settings["data"], settings["pictures"], pictures)
+
+
+def _known(pipe: Pipeline, data: str, count: int) -> Samples:
+    return samples(DataConfig(source=data, size=pipe.size), "train", count)
+
+
+def _held_out(pipe: Pipeline, data: str, count: int) -> Samples:
+    return samples(DataConfig(source=data, size=pipe.size), "val", 4 * count)
 
 
 def samples(config: DataConfig, split: Any, count: int) -> Samples:
@@ -306,6 +340,24 @@ def steps(pipe: Pipeline, count: int, folder: Path | None) -> dict[str, Any]:
             "steps",
         ).save(folder / "editing-steps-plot.png")
     return result
+
+
+TASKS: dict[str, Task] = {
+    "score: class of held-out crops": lambda pipe, data, count, _: classes(
+        pipe, _held_out(pipe, data, count)
+    ),
+    "inpaint: centre of training crops": lambda pipe, data, count, folder: holes(
+        pipe, _known(pipe, data, count), folder
+    ),
+    "inpaint: centre of held-out crops": lambda pipe, data, count, _: holes(
+        pipe, spread(_held_out(pipe, data, count), count), None
+    ),
+    "refine: held-out crops from half size": lambda pipe, data, count, folder: enlarged(
+        pipe, spread(_held_out(pipe, data, count), count), folder
+    ),
+    "generate: sizes and shapes": lambda pipe, _, count, folder: sizes(pipe, count, folder),
+    "generate: number of steps": lambda pipe, _, count, folder: steps(pipe, count, folder),
+}
 
 
 def sheet(folder: Path | None, name: str, rows: dict[str, Tensor], most: int = 10) -> None:

@@ -1,134 +1,86 @@
-"""One 256 px image of FlexVAR-d16 on a CPU: flexvar against the plain loop in the same run."""
+"""One 256 px image of FlexVAR-d16 on a CPU: flexvar against the plain loop, taking turns."""
 
 from __future__ import annotations
 
-import copy
-import time
+from functools import partial
 from typing import Any
 
-import torch
+from benchmarks import generation, models
+from benchmarks.cases.common import Row, milliseconds, mixed_rows, shown_rows
+from benchmarks.measure import interleaved, summary
+from benchmarks.suite import Case, Options, Section
 
-from benchmarks import record
-from benchmarks.plain import Spent, generate_plainly
-from flexvar import Layout, Pipeline, SamplingSettings
-from flexvar.generate import generate
-from flexvar.sampling import generators, seed_keys, uniforms
-
-SAMPLING = {"guidance": 2.5, "top_k": 900, "top_p": 0.95}
-
-
-class Timed:
-    """A model or tokenizer whose calls are booked on a part of the time spent."""
-
-    def __init__(self, inner: Any, spent: Spent, parts: dict[str, str]) -> None:
-        self._inner, self._spent, self._parts = inner, spent, parts
-
-    def __getattr__(self, name: str) -> Any:
-        value = getattr(self._inner, name)
-        if name not in self._parts:
-            return value
-
-        def timed(*arguments: Any) -> Any:
-            start = time.perf_counter()
-            result = value(*arguments)
-            part = self._parts[name]
-            setattr(self._spent, part, getattr(self._spent, part) + time.perf_counter() - start)
-            return result
-
-        return timed
+SUITE = "generate-cpu"
+SUMMARY = "One 256 px image of d16 on a CPU, flexvar and the plain loop taking turns"
+PIXELS = 256
+SPLITS = 3
 
 
-def ours(pipe: Pipeline, labels: list[int], layout: Layout, settings: SamplingSettings) -> Any:
-    """Images, maps and the time by part, through flexvar's own loop."""
-    spent = Spent()
-    start = time.perf_counter()
-    model: Any = Timed(pipe.model, spent, dict.fromkeys(("start", "features", "head"), "backbone"))
-    generated = generate(
-        model,
-        pipe.tokenizer,
-        torch.tensor(labels),
-        layout,
-        settings,
-        generators(seed_keys(0, len(labels))),
-    )
-    middle = time.perf_counter()
-    images = pipe.decode(generated.latent_BChw)
-    spent.decoder = time.perf_counter() - middle
-    # Guidance, filters, draws, look-up and resizing: all of the loop that is no model.
-    spent.sampling = middle - start - spent.backbone
-    return images, generated.maps, spent
-
-
-def run(
-    *, quick: bool = False, depth: int = 16, side: int = 16, repeats: int = 7
-) -> list[dict[str, Any]]:
-    """Rows for fp32 and bf16; the parity check comes first, and red means no figure."""
-    if quick:
-        depth, repeats = 4, 3
-    layout = Layout.of(1, 2, 3, 4, 5, 6, 8, 10, 13, 16) if side == 16 else Layout.of(1, 2, 3, side)
-    config = {
-        "tokenizer": {"name": "multiscale"},
-        "backbone": {"name": "transformer", "depth": depth},
-        "num_classes": 1000,
-    }
-    pipe = Pipeline.from_config(config)
-    with torch.no_grad():
-        # Fresh gates of 1e-3 would make any two loops agree.
-        for block in pipe.model.backbone.blocks:  # type: ignore[union-attr]
-            block.modulation.weight[: 2 * pipe.model.facts.width].mul_(1e3)
-        pipe.model.head.logits.weight.mul_(50)
-    plain = copy.deepcopy(pipe)
-    plain.tokenizer.to(memory_format=torch.contiguous_format)  # type: ignore[attr-defined]
-    for module in plain.parts.modules():
-        # Frozen, as published code samples: autocast then casts each weight at each call.
-        module.requires_grad_(False)
-    labels = [207]
-    uniform_BL = uniforms(generators(seed_keys(0, 1)), layout.tokens)
-    greedy = SamplingSettings(guidance=2.5, guidance_schedule="ramp10", top_k=1)
-    drawn = SamplingSettings(guidance_schedule="ramp10", **SAMPLING)
-
-    images, maps, _ = ours(pipe, labels, layout, greedy)
-    expected, expected_maps, _ = generate_plainly(
-        plain, labels, layout, guidance=2.5, top_k=1, top_p=1.0, uniform_BL=uniform_BL
-    )
-    same_tokens = all(torch.equal(a, b) for a, b in zip(maps, expected_maps, strict=True))
-    difference = float((images - expected).abs().max())
-    parity = {"same_tokens": same_tokens, "max_difference": difference}
-    rows = []
-    for dtype in (torch.float32, torch.bfloat16):
-        name = str(dtype).removeprefix("torch.")
-        row: dict[str, Any] = {
-            "suite": "generate-cpu",
-            "case": f"d{depth} 256 px batch 1 {name}",
-            "settings": {"depth": depth, "steps": len(layout), "dtype": name, **SAMPLING},
-            "parity_fp32": parity,
+def cases(options: Options) -> list[Case]:
+    """The transformer in fp32 and bf16; d4 if quick."""
+    depth, repeats = (4, 3) if options.quick else (16, 7)
+    found = []
+    for dtype in ("fp32", "bf16"):
+        settings = {
+            "model": models.config(models.backbone_spec("transformer", depth)),
+            "pixels": PIXELS,
+            "batch": 1,
+            "dtype": dtype,
+            "device": "cpu",
+            "seed": options.seed,
+            "quick": options.quick,
+            "repeats": repeats,
+            **generation.SAMPLING,
+            "guidance_schedule": generation.GUIDANCE_SCHEDULE,
         }
-        rows.append(row)
-        if not same_tokens or difference > 1e-4:
-            row["error"] = "the two loops do not agree in fp32, so no figure is given"
-            continue
-        pipe.to(dtype=dtype)
-        row["implementation"] = pipe.model.backbone.implementation()  # type: ignore[operator, union-attr]
-        spents: dict[str, list[Spent]] = {"flexvar": [], "plain": []}
-        autocast = None if dtype == torch.float32 else dtype
+        name = f"d{depth} {PIXELS} px batch 1 {dtype}"
+        found.append(Case(SUITE, name, settings, partial(_run, settings)))
+    return found
 
-        def run_ours(spents: dict[str, list[Spent]] = spents) -> None:
-            spents["flexvar"].append(ours(pipe, labels, layout, drawn)[2])
 
-        def run_plain(
-            spents: dict[str, list[Spent]] = spents, autocast: torch.dtype | None = autocast
-        ) -> None:
-            spents["plain"].append(
-                generate_plainly(
-                    plain, labels, layout, uniform_BL=uniform_BL, autocast=autocast, **SAMPLING
-                )[2]
-            )
+def _run(settings: dict[str, Any]) -> dict[str, Any]:
+    pipe = models.pipeline(settings["model"], seed=settings["seed"], device="cpu")
+    layout, labels = models.layout_of(PIXELS), [207]
+    plain = generation.PlainLoop.of(pipe)
+    report = generation.check_loops(pipe, plain, labels, layout)
+    pipe.to(dtype=settings["dtype"])
+    sampled = generation.drawn()
+    spent: list[Any] = []
 
-        times = record.interleaved({"flexvar": run_ours, "plain": run_plain}, repeats)
-        for who, seconds in times.items():
-            row[who] = record.summary(seconds)
-            for part in ("backbone", "sampling", "decoder"):
-                values = [getattr(spent, part) for spent in spents[who][1:]]
-                row[who][f"{part}_s"] = record.summary(values)["median_s"]
-        row["ratio"] = round(row["plain"]["median_s"] / row["flexvar"]["median_s"], 3)
-    return rows
+    def run_plain() -> None:
+        spent.append(plain(labels, layout, dtype=settings["dtype"])[2])
+
+    both = {"flexvar": lambda: generation.ours(pipe, labels, layout, sampled), "plain": run_plain}
+    timings = {who: summary(s) for who, s in interleaved(both, settings["repeats"]).items()}
+    splits = [generation.split_of(pipe, labels, layout, sampled) for _ in range(SPLITS)]
+    return {
+        **timings,
+        "ratio": round(timings["plain"]["median_s"] / timings["flexvar"]["median_s"], 3),
+        "parts_s": {
+            "flexvar": generation.median_parts(splits),
+            "plain": generation.median_parts(spent[1:]),
+        },
+        "parity": report,
+        "implementation": models.implementation(pipe),
+    }
+
+
+def sections(rows: list[Row]) -> list[Section]:
+    """Both loops of each row, and their ratio."""
+    header = ("case", "flexvar ms", "plain loop ms", "plain / flexvar", "implementation")
+
+    def cells(row: Row) -> list[object]:
+        figures = row["figures"]
+        return [
+            *(milliseconds(figures[who]["median_s"]) for who in ("flexvar", "plain")),
+            f"{figures['ratio']:.2f}",
+            row.get("implementation") or "not said",
+        ]
+
+    text = (
+        "One image of random weights at 256 px, ten scales. Both loops take the same likeliest "
+        "tokens and draw the same picture in fp32 before either is timed; they take turns, so "
+        "that a machine that slows down slows both."
+    )
+    table = mixed_rows(header, shown_rows(rows), cells)
+    return [Section("One image on a CPU, beside the plain loop", text, tables=[table])]

@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+# The parts of a model, and what else a plugin can offer.
 Kind = Literal["tokenizer", "backbone", "position", "schedule"]
 KINDS: tuple[Kind, ...] = get_args(Kind)
+Offer = Kind | Literal["benchmark"]
+OFFERS: tuple[Offer, ...] = (*KINDS, "benchmark")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,7 +17,8 @@ class Component:
     """One component a plugin offers.
 
     name: what a config says.
-    target: ``"module:Class"``, imported when the component is first built.
+    target: ``"module:Class"``, imported when the component is first built; of a benchmark the
+    module alone.
     summary: one line for ``flexvar plugins``.
     requires: import names of packages that have to be there, for example ``("mamba_ssm",)``.
     """

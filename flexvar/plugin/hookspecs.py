@@ -1,4 +1,4 @@
-"""The hooks a plugin may implement, one per kind of component."""
+"""The hooks a plugin may implement, one per kind of component, and one for benchmarks."""
 
 from __future__ import annotations
 
@@ -57,4 +57,18 @@ def flexvar_schedules() -> Iterable[Component]:  # type: ignore[empty-body]
         @flexvar.hookimpl
         def flexvar_schedules():
             yield flexvar.Component(name="doubling", target="my_plugin.schedules:Doubling")
+    """
+
+
+@hookspec
+def flexvar_benchmarks() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Benchmark suites: modules with SUMMARY, cases(options) and sections(rows).
+
+    ``python -m benchmarks run mine`` runs it; `benchmarks.suite` says what the three are.
+
+    ::
+
+        @flexvar.hookimpl
+        def flexvar_benchmarks():
+            yield flexvar.Component(name="mine", target="my_plugin.bench", summary="My cases")
     """

@@ -24,7 +24,7 @@ import pluggy
 
 from flexvar.errors import PluginError
 from flexvar.plugin import hookspecs
-from flexvar.plugin.component import KINDS, Component, Kind
+from flexvar.plugin.component import OFFERS, Component, Offer
 
 GROUP = "flexvar"
 FIRST_PARTY = "flexvar"
@@ -34,7 +34,7 @@ FIRST_PARTY = "flexvar"
 class Provided:
     """A component and the distribution it comes from."""
 
-    kind: Kind
+    kind: Offer
     component: Component
     distribution: str
 
@@ -99,7 +99,7 @@ class Registry:
         """Plugins that failed, wholly or in part, and names that clash."""
         return self._loaded[1]
 
-    def names(self, kind: Kind, pattern: str = "*") -> list[str]:
+    def names(self, kind: Offer, pattern: str = "*") -> list[str]:
         """Names of a kind's components that match a glob; a clashing name stands qualified."""
         _check_kind(kind)
         found = {self.name_of(p) for p in self.components if p.kind == kind}
@@ -112,7 +112,7 @@ class Registry:
         own = [p for p in rivals if p.distribution == FIRST_PARTY] or rivals
         return name if own == [provided] else provided.qualified
 
-    def find(self, kind: Kind, name: str) -> Provided:
+    def find(self, kind: Offer, name: str) -> Provided:
         """The component of this name, plain or ``distribution/name``.
 
         Raises `PluginError` for an unknown name (with the nearest match, all choices and the
@@ -136,8 +136,8 @@ class Registry:
             raise PluginError(f"{kind} {name!r} is offered by several plugins; say {ways}.")
         raise PluginError(self._unknown(kind, name))
 
-    def load(self, kind: Kind, name: str) -> type[Any]:
-        """The class of a component, imported now.
+    def load(self, kind: Offer, name: str) -> Any:
+        """The class of a component, or the module of a benchmark, imported now.
 
         Raises `PluginError` if it is unknown, lacks a package it requires, or does not import.
         """
@@ -150,7 +150,8 @@ class Registry:
             )
         module_name, _, attribute = component.target.partition(":")
         try:
-            found = getattr(importlib.import_module(module_name), attribute)
+            module = importlib.import_module(module_name)
+            found = getattr(module, attribute) if attribute else module
         except (Exception, SystemExit) as error:
             raise PluginError(
                 f"{kind} {name!r} of {provided.distribution} cannot be imported from "
@@ -158,7 +159,7 @@ class Registry:
             ) from error
         return found
 
-    def _unknown(self, kind: Kind, name: str) -> str:
+    def _unknown(self, kind: Offer, name: str) -> str:
         choices = self.names(kind)
         near = get_close_matches(name, choices, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -196,13 +197,13 @@ class Registry:
                 if plugin is not None and manager.get_plugin(source.key) is plugin:
                     manager.unregister(plugin)
                 continue
-            for kind in KINDS:
+            for kind in OFFERS:
                 for hook in getattr(manager.hook, f"flexvar_{kind}s").get_hookimpls():
                     if hook.plugin is not plugin:
                         continue
                     try:
                         records = list(hook.function())
-                        _check_records(hook.function.__name__, records)
+                        _check_records(hook.function.__name__, records, kind)
                     except BaseException as error:
                         failures.append(self._failure(source, error))
                         continue
@@ -228,7 +229,7 @@ def _installed() -> list[_Source]:
     return sorted(sources.values(), key=lambda s: (s.distribution != FIRST_PARTY, s.key))
 
 
-def _check_records(hook: str, records: Iterable[object]) -> None:
+def _check_records(hook: str, records: Iterable[object], kind: Offer) -> None:
     seen: set[str] = set()
     for record in records:
         if not isinstance(record, Component):
@@ -248,14 +249,17 @@ def _check_records(hook: str, records: Iterable[object]) -> None:
         if record.name in seen:
             raise ValueError(f"{hook} yields the name {record.name!r} twice")
         module, colon, attribute = record.target.partition(":")
-        if not (module and colon and attribute):
+        if kind == "benchmark":
+            if not module or colon:
+                raise ValueError(f"{hook}: target {record.target!r} is not the name of a module")
+        elif not (module and colon and attribute):
             raise ValueError(f"{hook}: target {record.target!r} is not 'module:Class'")
         seen.add(record.name)
 
 
 def _clashes(provided: list[Provided]) -> list[Failure]:
     """One record per component whose plain name does not reach it."""
-    groups: dict[tuple[Kind, str], list[Provided]] = {}
+    groups: dict[tuple[Offer, str], list[Provided]] = {}
     for p in provided:
         groups.setdefault((p.kind, p.component.name), []).append(p)
     result = []
@@ -278,8 +282,8 @@ def _clashes(provided: list[Provided]) -> list[Failure]:
 
 
 def _check_kind(kind: str) -> None:
-    if kind not in KINDS:
-        raise PluginError(f"Unknown kind {kind!r}. Kinds: {', '.join(KINDS)}.")
+    if kind not in OFFERS:
+        raise PluginError(f"Unknown kind {kind!r}. Kinds: {', '.join(OFFERS)}.")
 
 
 def _canonical(name: str) -> str:

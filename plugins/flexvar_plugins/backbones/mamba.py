@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Self
 
@@ -185,7 +186,7 @@ class Mixer(nn.Module):
             mixed_BLE, self.conv_weight, self.conv_bias, tail_BTE
         )
         # Every implementation chooses its own precision.
-        with torch.autocast(x_BLD.device.type, enabled=False):
+        with _without_autocast(x_BLD.device):
             inner_BLE, write_BLN, read_BLN = mixed_BLE.split(self.convolution_sizes, dim=-1)
             inputs = ssd.Inputs(
                 x_BLHd=inner_BLE.unflatten(-1, (-1, self.head_dim)),
@@ -351,6 +352,13 @@ class MambaBackbone(AdaLnBackbone):
     def _kernels(self, like: Tensor) -> ssd.Kernels:
         # Under autocast the mixers compute in its dtype, whatever that of the stream.
         device, dtype = like.device, like.dtype
-        if torch.is_autocast_enabled(device.type):
+        known = torch.amp.is_autocast_available(device.type)  # the meta device has none
+        if known and torch.is_autocast_enabled(device.type):
             dtype = torch.get_autocast_dtype(device.type)
         return ssd.KERNELS[ssd.choose(self.config.implementation, device, dtype)]
+
+
+def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()  # the meta device, where shapes and operations are counted
+    return torch.autocast(device.type, enabled=False)
