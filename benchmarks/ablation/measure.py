@@ -1,0 +1,175 @@
+"""The figures of a trained tokenizer or model: a row's worth."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from benchmarks.ablation import quality, trained
+from benchmarks.ablation.plan import ModelRun, TokenizerRun
+from benchmarks.ablation.trained import Place
+from flexvar import Pipeline
+from flexvar.data import DataConfig, open_data, ordered_batches
+from flexvar.layout import Layout
+from flexvar.sequence import targets, teacher_forcing
+from flexvar.training import pictures
+from flexvar.training.run import RunDirectory
+
+SAMPLES = "samples.png"
+SHOWN = 4  # pictures of a class in the sample grid
+
+
+def tokenizer_figures(run: TokenizerRun, place: Place) -> dict[str, Any]:
+    """Train the tokenizer if it is not; what its reconstructions are worth beside real pictures."""
+    _threads(place)
+    directory = trained.tokenizer(run, place)
+    pipe = Pipeline.from_pretrained(directory, device=place.device)
+    judge = _judge(run.recipe["data"], place)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = [
+            pipe.reconstruct(part, output="tensor").cpu() * 2 - 1
+            for part in (judge.validation_B3HW / 2 + 0.5).split(quality.BATCH)
+        ]
+    last = trained.log(directory, "validation")[-1]
+    return {
+        "parameters": _count(pipe.tokenizer),
+        "psnr_db": last["psnr"],
+        "usage": last["usage"],
+        "by_scale": {
+            name: {k.split("/")[1]: v for k, v in last.items() if k.startswith(f"{name}/")}
+            for name in ("psnr", "ssim", "usage")
+        },
+        "reconstructed": judge.figures(torch.cat(made), judge.labels_B),
+        "real": judge.held_out,
+        "curve": _curve(directory, "psnr"),
+        "images_per_second": trained.log(directory, "train")[-1]["images_per_second"],
+    }
+
+
+def model_figures(run: ModelRun, place: Place) -> dict[str, Any]:
+    """Train the model if it is not; its losses on held-out pictures, and its samples' worth.
+
+    Everything is with the run's own list of grids; losses and accuracies are means over tokens.
+    """
+    _threads(place)
+    directory = trained.model(run, place)
+    pipe = Pipeline.from_pretrained(directory, device=place.device)
+    judge, layout = _judge(run.recipe["data"], place), Layout.of(*run.grids)
+    count = place.budget.samples if run.data == "digits" else place.budget.photos_samples
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # some lists of grids lie outside those of training
+        figures: dict[str, Any] = {
+            "parameters": _count(pipe.model),
+            "backbone_parameters": _count(pipe.model.backbone),
+            "tokens": layout.tokens,
+            "validation": validation(pipe, run.recipe["data"], layout, place.budget.validation),
+            "training": trained.log(directory, "train")[-1]["loss"],
+            "curve": _curve(directory, "validation_loss"),
+            "images_per_second": trained.log(directory, "train")[-1]["images_per_second"],
+        }
+        made, labels = quality.samples(pipe, count, place.seed, run.grids)
+        figures["samples"] = judge.figures(made, labels)
+        shown = made.unflatten(0, (-1, count))[:, : min(SHOWN, count)].transpose(0, 1)
+        _save(pictures.table(shown), directory / SAMPLES)
+        figures["picture"] = str((directory / SAMPLES).relative_to(place.root))
+        if run.by_steps:
+            figures["by_steps"] = [
+                _in_steps(pipe, steps, count, judge, place.seed) for steps in run.by_steps
+            ]
+        if run.traced:
+            figures["trace"] = _trace(pipe, directory, run, judge, place)
+    return figures
+
+
+@torch.inference_mode()
+def validation(
+    pipe: Pipeline, data: Mapping[str, Any], layout: Layout, limit: int
+) -> dict[str, Any]:
+    """Loss (nats) and error rate of held-out tokens: by scale, of all, and of the last scale."""
+    from flexvar.training.model_stage import scale_figures, token_losses
+
+    held_out = open_data(DataConfig.model_validate(dict(data)), "val")
+    sums: dict[str, float] = {}
+    seen = 0
+    for batch in ordered_batches(held_out, batch_size=quality.BATCH, limit=limit):
+        images, labels_B = (tensor.to(pipe.device) for tensor in batch)
+        maps = pipe.tokenizer.encode(images, layout)
+        logits_BLV = pipe.model(labels_B, teacher_forcing(pipe.tokenizer, maps, layout), layout)
+        losses_BL = token_losses(logits_BLV, targets(maps))
+        found = scale_figures(losses_BL, logits_BLV, targets(maps), layout)
+        for key, value in ({"loss": losses_BL.mean()} | found).items():
+            sums[key] = sums.get(key, 0.0) + float(value) * len(images)
+        seen += len(images)
+    mean = {key: value / seen for key, value in sums.items()}
+    return {
+        "loss": mean["loss"],
+        "last_loss": mean["last_loss"],
+        "error": 1 - mean["accuracy"],
+        "last_error": 1 - mean["last_accuracy"],
+        "loss_by_scale": {str(grid): mean[f"loss/{grid}"] for grid in layout},
+        "pictures": seen,
+    }
+
+
+def _in_steps(
+    pipe: Pipeline, steps: int, count: int, judge: quality.Judge, seed: int
+) -> dict[str, Any]:
+    start = time.perf_counter()
+    made, labels = quality.samples(pipe, count, seed, steps)
+    seconds = time.perf_counter() - start
+    grids = str(pipe.layout(steps=steps, warn=False))
+    per_image = {"seconds_per_image": seconds / len(made)}
+    return {"steps": steps, "grids": grids} | per_image | judge.figures(made, labels)
+
+
+def _trace(
+    pipe: Pipeline, directory: Path, run: ModelRun, judge: quality.Judge, place: Place
+) -> list[dict[str, float]]:
+    """Samples of the averaged weights at the checkpoints that were kept."""
+    found = []
+    checkpoints = RunDirectory(directory)
+    for step in checkpoints.steps():
+        state = checkpoints.load(step)
+        weights = state["players"]["main"]["weights"] | (state["ema"] or {})
+        pipe.model.load_state_dict(weights)
+        made, labels = quality.samples(pipe, place.budget.traced, place.seed, run.grids)
+        found.append({"step": step} | judge.figures(made, labels))
+    return found
+
+
+def _judge(data: Mapping[str, Any], place: Place) -> quality.Judge:
+    config = DataConfig.model_validate(dict(data))
+    file = place.root / f"judge-{config.source}-{place.budget.judge_steps}.pt"
+    with trained.locked(file):
+        # The same for every seed: it is the measure, not what is measured.
+        return quality.judge(config, place.budget.judge_steps, 0, file, place.budget.real)
+
+
+def _curve(directory: Path, name: str) -> dict[str, list[list[float]]]:
+    return {
+        "training": [[x["step"], x["loss"]] for x in trained.log(directory, "train")],
+        "validation": [[x["step"], x[name]] for x in trained.log(directory, "validation")],
+    }
+
+
+def _count(module: Any) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def _save(image: Image.Image, path: Path) -> None:
+    temporary = path.with_name(f".{path.name}")
+    image.save(temporary, format="PNG")
+    temporary.replace(path)
+
+
+def _threads(place: Place) -> None:
+    """One thread for each run, so that the result does not depend on how many run side by side."""
+    if place.device in ("cpu", "auto"):
+        torch.set_num_threads(1)
