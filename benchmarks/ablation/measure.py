@@ -14,6 +14,7 @@ from PIL import Image
 from benchmarks.ablation import quality, trained
 from benchmarks.ablation.plan import ModelRun, TokenizerRun
 from benchmarks.ablation.trained import Place
+from benchmarks.suite import Red
 from flexvar import Pipeline
 from flexvar.data import DataConfig, open_data, ordered_batches
 from flexvar.layout import Layout
@@ -21,6 +22,7 @@ from flexvar.sequence import targets, teacher_forcing
 from flexvar.training import pictures
 from flexvar.training.run import RunDirectory
 
+TOLERANCE = 1e-3  # of fp32 logits
 SAMPLES = "samples.png"
 SHOWN = 4  # pictures of a class in the sample grid
 
@@ -74,6 +76,7 @@ def model_figures(run: ModelRun, place: Place) -> dict[str, Any]:
             "curve": _curve(directory, "validation_loss"),
             "images_per_second": trained.log(directory, "train")[-1]["images_per_second"],
         }
+        figures["parity"] = parity(pipe, run.recipe["data"], layout)
         made, labels = quality.samples(pipe, count, place.seed, run.grids)
         figures["samples"] = judge.figures(made, labels)
         shown = made.unflatten(0, (-1, count))[:, : min(SHOWN, count)].transpose(0, 1)
@@ -116,6 +119,31 @@ def validation(
         "loss_by_scale": {str(grid): mean[f"loss/{grid}"] for grid in layout},
         "pictures": seen,
     }
+
+
+@torch.inference_mode()
+def parity(pipe: Pipeline, data: Mapping[str, Any], layout: Layout) -> dict[str, Any]:
+    """Logits scale by scale, as samples are drawn, against all at once, as the loss is taken.
+
+    Raises `Red` if they differ: then losses and samples are not of the same model.
+    """
+    held_out = open_data(DataConfig.model_validate(dict(data)), "val")
+    batch = next(iter(ordered_batches(held_out, batch_size=4, limit=4)))
+    images, labels_B = (tensor.to(pipe.device) for tensor in batch)
+    inputs_BLC = teacher_forcing(pipe.tokenizer, pipe.tokenizer.encode(images, layout), layout)
+    state, first = pipe.model.start(labels_B, layout), layout[0].cells
+    by_scale = [pipe.model.step(None, state)]
+    for part in layout.slices[1:]:
+        by_scale.append(
+            pipe.model.step(inputs_BLC[:, part.start - first : part.stop - first], state)
+        )
+    at_once_BLV = pipe.model(labels_B, inputs_BLC, layout)
+    greatest = float((torch.cat(by_scale, dim=1) - at_once_BLV).abs().max())
+    # The logits of a trained model are some tens in size.
+    if not greatest < TOLERANCE:
+        raise Red(f"logits scale by scale and all at once differ by {greatest:.2e}")
+    compared = "logits scale by scale against all at once"
+    return {"compared": compared, "tolerance": TOLERANCE, "greatest": greatest}
 
 
 def _in_steps(

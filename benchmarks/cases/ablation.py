@@ -27,7 +27,9 @@ def cases(
     """A case for every tokenizer and model. root: where runs live; budget: of training."""
     budget = budget or (plan.QUICK if options.quick else plan.FULL)
     place = Place(trained.root_of(options.quick, root), budget, options.device, options.seed)
-    common = {"seed": options.seed, "device": options.device, "quick": options.quick}
+    measured = ("views", "real", "judge_steps", "validation")
+    common = {name: getattr(budget, name) for name in measured}
+    common |= {"seed": options.seed, "device": options.device, "quick": options.quick}
     found = [
         Case(
             suite=SUITE,

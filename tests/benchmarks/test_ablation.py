@@ -16,7 +16,9 @@ import torch
 from benchmarks.ablation import measure, plan, quality, scaling, tables, trained
 from benchmarks.ablation.full_over_residual import FullOverResidual
 from benchmarks.ablation.trained import Place
+from benchmarks.suite import Red
 from flexvar.layout import Layout
+from flexvar.model import NextScaleModel
 from flexvar.protocols import Facts
 from flexvar.training.guard import Interrupted
 from flexvar.training.recipe import TokenizerRecipe
@@ -154,6 +156,19 @@ def test_figures_of_a_tokenizer_and_of_a_model(place: Place) -> None:
     assert len(figures["validation"]["loss_by_scale"]) == len(plan.FIXED)
     assert [look["step"] for look in figures["trace"]] == [1, 2, 3]
     assert (place.root / figures["picture"]).is_file()
+
+
+def test_a_model_that_steps_otherwise_is_red(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = model_run(f"digits: {plan.RESIDUAL}")
+    trained.model(run, place)
+    step = NextScaleModel.step
+
+    def wrong(self: NextScaleModel, inputs_BLC: torch.Tensor | None, state: Any) -> torch.Tensor:
+        return step(self, inputs_BLC, state) * 1.01
+
+    monkeypatch.setattr(NextScaleModel, "step", wrong)
+    with pytest.raises(Red, match="scale by scale and all at once differ"):
+        measure.model_figures(run, place)
 
 
 def test_two_processes_that_want_one_run_train_it_once(tmp_path: Path) -> None:
