@@ -11,17 +11,19 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from benchmarks.ablation import page, plan, trained
-from benchmarks.ablation.trained import Place
+from benchmarks.ablation import page, trained
+from benchmarks.cases import ablation
+from benchmarks.suite import Options, Red
 from flexvar.errors import FlexvarError
 
 app = typer.Typer(
-    help="The ablation's training and page.", no_args_is_help=True, pretty_exceptions_enable=False
+    help="The ablation and its page.", no_args_is_help=True, pretty_exceptions_enable=False
 )
 Quick = Annotated[bool, typer.Option("--quick", help="A handful of steps each.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda or auto.")]
@@ -30,73 +32,101 @@ Root = Annotated[Path, typer.Option(help="Directory of all runs.")]
 
 
 @app.command()
-def train(
-    jobs: Annotated[int, typer.Option(min=1, help="Runs side by side, one thread each.")] = 1,
+def run(
+    out: Annotated[Path, typer.Option(help="JSON Lines file that rows are added to.")],
+    jobs: Annotated[int, typer.Option(min=1, help="Cases side by side, one thread each.")] = 1,
     quick: Quick = False,
     device: Device = "cpu",
     seed: Seed = 0,
-    filter_: Annotated[str, typer.Option("--filter", help="Only runs with this text.")] = "",
+    filter_: Annotated[str, typer.Option("--filter", help="Only cases with this text.")] = "",
     budget: Annotated[float | None, typer.Option(help="Start none after so many seconds.")] = None,
     root: Root = trained.WORK,
 ) -> None:
-    """Train every run that is not finished, tokenizers first; go on with those that were stopped.
+    """Train and measure every case that has no row yet; go on with runs that were stopped.
 
-    Example: python -m benchmarks.ablation train --jobs 2
+    Example: python -m benchmarks.ablation run --jobs 2 --out rows.jsonl
     """
-    names = [name for name in runs(quick) if filter_ in name]
-    if not names:
-        raise FlexvarError(
-            f"--filter: no run contains {filter_!r}. Runs: {', '.join(runs(quick))}."
-        )
-    began, failed = time.monotonic(), []
-    waiting = list(names)
+    cases = ablation.cases(Options(quick=quick, device=device, seed=seed), root=root)
+    chosen = [case for case in cases if filter_ in case.name]
+    if not chosen:
+        names = ", ".join(case.name for case in cases)
+        raise FlexvarError(f"--filter: no case contains {filter_!r}. Cases: {names}.")
+    rows = _rows(out) if out.is_file() else []
+    done = [(row["case"], row["settings"]) for row in rows if row.get("figures")]
+    waiting = [case.name for case in chosen if (case.name, _plain(case.settings)) not in done]
+    if left := len(chosen) - len(waiting):
+        typer.echo(f"{left} of {len(chosen)} cases have their row in {out} already")
     running: dict[str, tuple[subprocess.Popen[bytes], float]] = {}
+    began, failed = time.monotonic(), False
     while waiting or running:
-        spent = time.monotonic() - began
-        if budget is not None and spent > budget and waiting:
-            typer.echo(f"{len(waiting)} runs left; the same command goes on with them.")
+        if waiting and budget is not None and time.monotonic() - began > budget:
+            typer.echo(f"{len(waiting)} cases left; the same command goes on with them.")
             waiting = []
         while waiting and len(running) < jobs:
             name = waiting.pop(0)
             given = ["--name", name, "--device", device, "--seed", str(seed), "--root", str(root)]
-            command = [sys.executable, "-m", "benchmarks.ablation", "one", *given]
+            command = [
+                sys.executable,
+                "-m",
+                "benchmarks.ablation",
+                "one",
+                *given,
+                "--out",
+                str(out),
+            ]
             running[name] = subprocess.Popen(command + ["--quick"] * quick), time.monotonic()
         for name, (process, start) in list(running.items()):
             code = process.poll()
             if code is None:
                 continue
             del running[name]
-            failed += [name] if code else []
-            state = f"failed ({code})" if code else "done"
-            done = time.monotonic()
-            typer.echo(f"[{done - began:6.0f} s] {name}: {state} in {done - start:.0f} s")
+            failed |= code != 0
+            now = time.monotonic()
+            state = "done" if code == 0 else f"FAILED ({code})"
+            typer.echo(f"[{now - began:5.0f} s] {name}: {state} in {now - start:.0f} s")
         time.sleep(0.1)
-    if failed:
-        typer.echo(f"Failed: {', '.join(failed)}.", err=True)
-        raise typer.Exit(1)
+    raise typer.Exit(1 if failed else 0)
 
 
 @app.command(hidden=True)
 def one(
     name: Annotated[str, typer.Option()],
+    out: Annotated[Path, typer.Option()],
     quick: Quick = False,
     device: Device = "cpu",
     seed: Seed = 0,
     root: Root = trained.WORK,
 ) -> None:
-    """Train one run, in this process."""
-    import torch
+    """Run one case in this process and add its row."""
+    from benchmarks import record
 
-    budget = plan.QUICK if quick else plan.FULL
-    place = Place(trained.root_of(quick, root), budget, device, seed)
-    if device == "cpu":
-        torch.set_num_threads(1)
-    for run in plan.tokenizers(budget):
-        if f"tokenizer: {run.name}" == name:
-            trained.tokenizer(run, place)
-    for model in plan.models(budget):
-        if model.name == name:
-            trained.model(model, place)
+    cases = ablation.cases(Options(quick=quick, device=device, seed=seed), root=root)
+    case = next(case for case in cases if case.name == name)
+    row: dict[str, Any] = {"suite": case.suite, "case": name, "settings": _plain(case.settings)}
+    start = time.perf_counter()
+    try:
+        row["figures"] = case.run()
+    except Red as error:
+        row["red"] = str(error)
+    row["seconds"] = round(time.perf_counter() - start, 1)
+    record.append(row, out)
+    if "red" in row:
+        typer.echo(f"{name}: {row['red']}", err=True)
+        raise typer.Exit(1)
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The ablation's rows of a JSON Lines file. Raises `FlexvarError` if it cannot be read."""
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise FlexvarError(f"{path}: {error.strerror or error}.") from None
+    return [row for row in map(json.loads, lines) if row.get("suite") == ablation.SUITE]
+
+
+def _plain(settings: Mapping[str, Any]) -> Any:
+    """As read back from JSON."""
+    return json.loads(json.dumps(settings))
 
 
 @app.command()
@@ -110,22 +140,10 @@ def write(
 
     Example: python -m benchmarks.ablation write benchmarks/results/MACHINE.jsonl
     """
-    try:
-        lines = results.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise FlexvarError(f"{results}: {error.strerror or error}.") from None
-    rows = [row for row in map(json.loads, lines) if row.get("suite") == "ablation"]
-    rows = [row for row in rows if bool(row["settings"].get("quick")) == quick]
+    rows = [row for row in _rows(results) if bool(row["settings"].get("quick")) == quick]
     if not rows:
         raise FlexvarError(f"{results} holds no rows of the ablation; run the suite first.")
     typer.echo(str(page.write(rows, trained.root_of(quick, root), out)))
-
-
-def runs(quick: bool) -> list[str]:
-    """The names of all runs, in the order in which they are trained."""
-    budget = plan.QUICK if quick else plan.FULL
-    tokenizers = [f"tokenizer: {run.name}" for run in plan.tokenizers(budget)]
-    return [*tokenizers, *(run.name for run in plan.models(budget))]
 
 
 if __name__ == "__main__":

@@ -1,8 +1,7 @@
 """The papers' ablations in small: every case is a training run of its own, resumable.
 
-``python -m benchmarks.ablation train --jobs 2`` trains all of them side by side beforehand; a
-case whose run is finished is measured only. Measured rows become benchmarks/results/ablation.md
-by ``python -m benchmarks.ablation write``.
+A case whose run is finished is measured only. ``python -m benchmarks.ablation write`` turns rows
+into benchmarks/results/ablation.md.
 """
 
 from __future__ import annotations

@@ -171,11 +171,10 @@ def test_a_model_that_steps_otherwise_is_red(place: Place, monkeypatch: pytest.M
         measure.model_figures(run, place)
 
 
-def test_two_processes_that_want_one_run_train_it_once(tmp_path: Path) -> None:
-    command = [
-        sys.executable, "-m", "benchmarks.ablation", "one", "--quick",
-        "--name", f"tokenizer: {plan.D_RESIDUAL}", "--root", str(tmp_path),
-    ]  # fmt: skip
+def test_cases_side_by_side_train_what_they_share_once_and_have_a_row_each(tmp_path: Path) -> None:
+    out, case = tmp_path / "rows.jsonl", f"tokenizer: {plan.D_RESIDUAL}"
+    command = [sys.executable, "-m", "benchmarks.ablation", "run", "--quick", "--filter", case,
+               "--root", str(tmp_path), "--out", str(out)]  # fmt: skip
     both = [subprocess.Popen(command) for _ in range(2)]
     assert [process.wait(120) for process in both] == [0, 0]
     (log,) = tmp_path.rglob("log.jsonl")
@@ -183,6 +182,12 @@ def test_two_processes_that_want_one_run_train_it_once(tmp_path: Path) -> None:
              if line["kind"] == "train"]  # fmt: skip
     assert steps == sorted(set(steps))
     assert steps[-1] == plan.QUICK.digits_tokenizer_steps
+    rows = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [row["case"] for row in rows] == [case, case]
+    assert rows[0]["figures"]["reconstructed"] == rows[1]["figures"]["reconstructed"]
+    again = subprocess.run(command, capture_output=True, text=True)
+    assert "1 of 1 cases have their row" in again.stdout
+    assert len(out.read_text().splitlines()) == 2
 
 
 def row(case: str, seed: int, loss: float, size: float = 1e6) -> dict[str, Any]:
