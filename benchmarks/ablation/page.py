@@ -48,8 +48,8 @@ def _all(found: dict[str, list[dict[str, Any]]], root: Path) -> list[Part]:
             "Tokenizers",
             "Equal networks, codebooks, losses and steps on each set. Recognised: by a small "
             "classifier trained on the set's pictures, which looks at reconstructions of held-out "
-            "pictures, and at those pictures themselves (real). Fréchet distance over its features "
-            "to training pictures.",
+            "pictures, and at those pictures themselves (real ones). Fréchet distance to training "
+            "pictures, over its features.",
             [tables.tokenizer_table(found)],
         ),
         Part(

@@ -41,7 +41,7 @@ class Budget:
     photos_samples: int = 20
     traced: int = 20
     traces: int = 5
-    judge_steps: int = 500
+    judge_steps: int = 300
     validation: int = 360
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -54,7 +55,10 @@ def short(case: str) -> str:
 
 def tokenizer_table(rows: Rows) -> Table:
     """All tokenizers: what reconstructions are worth, beside real pictures held out."""
-    head = ("tokenizer", "PSNR dB", "codes in use", "recognised", "real", "Fréchet", "real")
+    head = (
+        "tokenizer", "PSNR dB", "codes in use", "recognised", "of real ones", "Fréchet",
+        "of real ones",
+    )  # fmt: skip
     body: list[tuple[str, ...]] = []
     for case in (f"tokenizer: {run.name}" for run in plan.tokenizers(plan.FULL)):
         if not rows.get(case):
@@ -89,10 +93,8 @@ def table_4(rows: Rows) -> Table:
         if not rows.get(case):
             continue
         name = short(case) if lists == "fixed" else f"{plan.FULL_MULTI}, {short(case)}"
-        paper = published.TABLE_4.get(case, "-")
-        body.append(
-            (name, lists, *_samples(rows, case), "diverges" if paper is None else str(paper))
-        )
+        paper = _fid(published.TABLE_4.get(case, math.nan))
+        body.append((name, lists, *_samples(rows, case), paper))
     return head, body
 
 
@@ -135,6 +137,12 @@ def table_6(rows: Rows) -> Table:
     return head, body
 
 
+def _fid(paper: float | None) -> str:
+    if paper is None:
+        return "diverges"
+    return "-" if math.isnan(paper) else f"{paper:.2f}"
+
+
 def _samples(rows: Rows, case: str) -> tuple[str, str, str]:
     return (
         cell(rows, case, "samples.recognised", 1, 100) + " %",
@@ -145,7 +153,7 @@ def _samples(rows: Rows, case: str) -> tuple[str, str, str]:
 
 def steps_table(rows: Rows, case: str) -> Table:
     """Quality against the number of steps of one model, by the list of grids."""
-    head = ("steps", "grids", "recognised", "Fréchet", "ms per image")
+    head = (f"steps, {case}", "grids", "recognised", "Fréchet", "ms per image")
     body: list[tuple[str, ...]] = []
     for number, first in enumerate(rows.get(case, [{}])[0].get("by_steps", [])):
         found = [figures["by_steps"][number] for figures in rows[case]]
