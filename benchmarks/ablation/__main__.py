@@ -105,9 +105,11 @@ def one(
     row: dict[str, Any] = {"suite": case.suite, "case": name, "settings": _plain(case.settings)}
     start = time.perf_counter()
     try:
-        row["figures"] = case.run()
+        figures = case.run()
+        row |= {key: figures.pop(key) for key in ("parity", "implementation") if key in figures}
+        row["figures"] = figures
     except Red as error:
-        row["red"] = str(error)
+        row |= {"red": str(error), "parity": error.parity}
     row["seconds"] = round(time.perf_counter() - start, 1)
     record.append(row, out)
     if "red" in row:

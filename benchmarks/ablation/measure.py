@@ -68,6 +68,7 @@ def model_figures(run: ModelRun, place: Place) -> dict[str, Any]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some lists of grids lie outside those of training
         figures: dict[str, Any] = {
+            "implementation": _implementation(pipe),
             "parameters": _count(pipe.model),
             "backbone_parameters": _count(pipe.model.backbone),
             "tokens": layout.tokens,
@@ -141,10 +142,15 @@ def parity(pipe: Pipeline, data: Mapping[str, Any], layout: Layout) -> dict[str,
     gap_BLV = torch.cat(by_scale, dim=1) - at_once_BLV
     # A share of the largest logit: those of fresh models are tiny, those of trained ones tens.
     greatest = float(gap_BLV.abs().max() / at_once_BLV.abs().max())
+    found = {
+        "compared": "logits scale by scale against all at once, relative to the largest",
+        "tolerance": TOLERANCE,
+        "greatest": greatest,
+    }
     if not greatest < TOLERANCE:
-        raise Red(f"logits scale by scale and all at once differ by {greatest:.2e} of the largest")
-    compared = "logits scale by scale against all at once"
-    return {"compared": compared, "tolerance": TOLERANCE, "greatest": greatest}
+        what = "logits scale by scale and all at once differ"
+        raise Red(f"{what} by {greatest:.2e} of the largest, over {TOLERANCE:g}", found)
+    return found
 
 
 def _in_steps(
@@ -186,6 +192,12 @@ def _curve(directory: Path, name: str) -> dict[str, list[list[float]]]:
         "training": [[x["step"], x["loss"]] for x in trained.log(directory, "train")],
         "validation": [[x["step"], x[name]] for x in trained.log(directory, "validation")],
     }
+
+
+def _implementation(pipe: Pipeline) -> str | None:
+    """What really ran, of backbones that can tell."""
+    told = getattr(pipe.model.backbone, "implementation", None)
+    return str(told() if callable(told) else told) if told is not None else None
 
 
 def _count(module: Any) -> int:

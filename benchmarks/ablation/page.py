@@ -11,7 +11,7 @@ from typing import Any
 from PIL import Image
 
 from benchmarks.ablation import plan, plots, published, tables
-from benchmarks.ablation.tables import Table
+from benchmarks.suite import Table
 
 RESULTS = Path(__file__).parents[1] / "results"
 PAGE = "ablation.md"

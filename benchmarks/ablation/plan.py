@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+from flexvar.plugin import default_registry
 
 # Lists for an 8x8 latent: one as VAR's fixed list, and every side there is.
 FIXED = (1, 2, 3, 4, 6, 8)
@@ -216,6 +218,22 @@ def _photos(budget: Budget) -> list[ModelRun]:
         run(MAMBA_RASTER, BUNDLED, OF_ANY | {"backbone": mamba | {"paths": "raster"}}),
         run(TRANSFORMER, BUNDLED, OF_ANY, by_steps=(2, 3, 4, 5, 6, 7, 8)),
     ]
+
+
+def twins(budget: Budget, backbones: Sequence[str]) -> list[ModelRun]:
+    """A model with each of these backbones, a plugin's too, as the photographs' transformer.
+
+    Depth and width are set where a backbone has such options; else it takes its defaults.
+    """
+    runs = []
+    for name in backbones:
+        config = getattr(default_registry().load("backbone", name), "Config", None)
+        sizes = {"depth": budget.depth, "width": budget.photos_width}
+        known = getattr(config, "model_fields", {})
+        backbone = {"name": name} | {k: v for k, v in sizes.items() if k in known}
+        recipe = _model(PHOTOS, budget.photos_steps, budget, budget.photos_width) | OF_ANY
+        runs.append(ModelRun(f"photos: backbone {name}", BUNDLED, recipe | {"backbone": backbone}))
+    return runs
 
 
 def _scaling(budget: Budget) -> list[ModelRun]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,11 @@ def prediction(rows: Rows) -> Image.Image | None:
 
 def twins(rows: Rows, root: Path) -> Image.Image | None:
     """FlexVAR's table 5 in small: loss curves, and a sample grid of each model below them."""
-    cases = [case for case in published.TABLE_5 if rows.get(case)]
+    cases = tables.twin_cases(rows)
     if not cases:
         return None
     drawn, axes = figure(1, 2, 12, 3.6)
-    for colour, case in zip(COLOURS, cases, strict=False):
+    for colour, case in zip(cycle(COLOURS), cases, strict=False):
         curve = rows[case][0]["curve"]
         by_scale = rows[case][0]["validation"]["loss_by_scale"]
         axes[0, 0].plot(

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.ablation import plan, published, scaling
+from benchmarks.suite import Table
 
 Rows = Mapping[str, Sequence[Mapping[str, Any]]]
-Table = tuple[tuple[str, ...], list[tuple[str, ...]]]
 
 
 def by_case(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -74,7 +74,7 @@ def tokenizer_table(rows: Rows) -> Table:
                 cell(rows, case, "real.frechet"),
             )
         )
-    return head, body
+    return Table(head, body)
 
 
 def table_4(rows: Rows) -> Table:
@@ -95,7 +95,13 @@ def table_4(rows: Rows) -> Table:
         name = short(case) if lists == "fixed" else f"{plan.FULL_MULTI}, {short(case)}"
         paper = _fid(published.TABLE_4.get(case, math.nan))
         body.append((name, lists, *_samples(rows, case), paper))
-    return head, body
+    return Table(head, body)
+
+
+def twin_cases(rows: Rows) -> list[str]:
+    """The paper's backbones first, then any other that was measured beside them."""
+    others = sorted(case for case in rows if case.startswith("photos: backbone "))
+    return [*(case for case in published.TABLE_5 if rows.get(case)), *others]
 
 
 def table_5(rows: Rows) -> Table:
@@ -105,9 +111,8 @@ def table_5(rows: Rows) -> Table:
         "FID / IS in the paper",
     )  # fmt: skip
     body: list[tuple[str, ...]] = []
-    for case, paper in published.TABLE_5.items():
-        if not rows.get(case):
-            continue
+    for case in twin_cases(rows):
+        paper = published.TABLE_5.get(case)
         count = mean(rows, case, "parameters")
         body.append(
             (
@@ -121,7 +126,7 @@ def table_5(rows: Rows) -> Table:
                 "-" if paper is None else f"{paper[0]} / {paper[1]}",
             )
         )
-    return head, body
+    return Table(head, body)
 
 
 def table_6(rows: Rows) -> Table:
@@ -134,7 +139,7 @@ def table_6(rows: Rows) -> Table:
         recognised, distance, loss = _samples(rows, case)
         last = cell(rows, case, "validation.last_loss")
         body.append((short(case), loss, last, recognised, distance, f"{paper:.2f}"))
-    return head, body
+    return Table(head, body)
 
 
 def _fid(paper: float | None) -> str:
@@ -170,7 +175,7 @@ def steps_table(rows: Rows, case: str) -> Table:
                 f"{1000 * average('seconds_per_image'):.1f}",
             )
         )
-    return head, body
+    return Table(head, body)
 
 
 def scaling_cases(rows: Rows) -> list[str]:
@@ -207,7 +212,7 @@ def laws_table(rows: Rows) -> Table:
                 f"{exponent:g}",
             )
         )
-    return head, body
+    return Table(head, body)
 
 
 def sizes_table(rows: Rows) -> Table:
@@ -232,7 +237,7 @@ def sizes_table(rows: Rows) -> Table:
                 cell(rows, case, "samples.frechet"),
             )
         )
-    return head, body
+    return Table(head, body)
 
 
 def markdown(table: Table) -> str:

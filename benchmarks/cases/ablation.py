@@ -23,7 +23,10 @@ SUMMARY = "FlexVAR's tables 4 to 6 and figure 6 and VAR's scaling laws, on small
 def cases(
     options: Options, *, root: Path = trained.WORK, budget: Budget | None = None
 ) -> list[Case]:
-    """A case for every tokenizer and model. root: where runs live; budget: of training."""
+    """A case for every tokenizer and model, or for each of the backbones that are asked for.
+
+    root: where runs live; budget: of training.
+    """
     budget = budget or (plan.QUICK if options.quick else plan.FULL)
     place = Place(trained.root_of(options.quick, root), budget, options.device, options.seed)
     measured = ("views", "real", "judge_steps", "validation")
@@ -38,7 +41,11 @@ def cases(
         )
         for run in plan.tokenizers(budget)
     ]
-    for run in plan.models(budget):
+    chosen = plan.models(budget)
+    if options.backbones:
+        # Over the bundled tokenizer, beside nothing but each other.
+        found, chosen = [], plan.twins(budget, options.backbones)
+    for run in chosen:
         digits = run.data == "digits"
         settings = common | {
             "recipe": run.recipe,

@@ -16,7 +16,8 @@ import torch
 from benchmarks.ablation import measure, plan, quality, scaling, tables, trained
 from benchmarks.ablation.full_over_residual import FullOverResidual
 from benchmarks.ablation.trained import Place
-from benchmarks.suite import Red
+from benchmarks.cases import ablation
+from benchmarks.suite import Options, Red
 from flexvar.layout import Layout
 from flexvar.model import NextScaleModel
 from flexvar.protocols import Facts
@@ -106,6 +107,19 @@ def test_names_are_unique_and_budgets_equal() -> None:
             assert all(recipe[key] == group[0][key] for recipe in group), (prefix, key)
 
 
+def test_backbones_asked_for_are_trained_alike_and_need_no_other_case() -> None:
+    options = Options(quick=True, backbones=("mamba", "transformer"))
+    found = ablation.cases(options)
+    assert [case.name for case in found] == [
+        "photos: backbone mamba",
+        "photos: backbone transformer",
+    ]
+    assert all(case.settings["recipe"]["backbone"]["width"] == 32 for case in found)
+    usual = ablation.cases(Options(quick=True))
+    assert len({case.name for case in usual}) == len(usual)
+    assert json.loads(json.dumps([dict(case.settings) for case in usual]))
+
+
 def test_full_prediction_over_a_residual_codebook_decodes_the_last_map_alone() -> None:
     options = dict(plan.tokenizers(TINY)[1].recipe["tokenizer"])
     del options["name"]
@@ -171,6 +185,7 @@ def test_a_model_that_steps_otherwise_is_red(place: Place, monkeypatch: pytest.M
         measure.model_figures(run, place)
 
 
+@pytest.mark.slow
 def test_cases_side_by_side_train_what_they_share_once_and_have_a_row_each(tmp_path: Path) -> None:
     out, case = tmp_path / "rows.jsonl", f"tokenizer: {plan.D_RESIDUAL}"
     command = [sys.executable, "-m", "benchmarks.ablation", "run", "--quick", "--filter", case,
