@@ -17,6 +17,7 @@ from benchmarks.ablation.trained import Place
 from benchmarks.suite import Red
 from flexvar import Pipeline
 from flexvar.data import DataConfig, open_data, ordered_batches
+from flexvar.evaluation import offline
 from flexvar.layout import Layout
 from flexvar.sequence import targets, teacher_forcing
 from flexvar.training import pictures
@@ -32,24 +33,15 @@ def tokenizer_figures(run: TokenizerRun, place: Place) -> dict[str, Any]:
     _threads(place)
     directory = trained.tokenizer(run, place)
     pipe = Pipeline.from_pretrained(directory, device=place.device)
-    judge = _judge(run.recipe["data"], place)
-    with torch.inference_mode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = [
-            pipe.reconstruct(part, output="tensor").cpu() * 2 - 1
-            for part in (judge.validation_B3HW / 2 + 0.5).split(quality.BATCH)
-        ]
+    real = quality.against(run.recipe["data"], place, _per_class(run.data, place))
     last = trained.log(directory, "validation")[-1]
     return {
         "parameters": _count(pipe.tokenizer),
-        "psnr_db": last["psnr"],
-        "usage": last["usage"],
+        "reconstructions": offline.reconstruction_figures(pipe, real),
         "by_scale": {
             name: {k.split("/")[1]: v for k, v in last.items() if k.startswith(f"{name}/")}
             for name in ("psnr", "ssim", "usage")
         },
-        "reconstructed": judge.figures(torch.cat(made), judge.labels_B),
-        "real": judge.held_out,
         "curve": _curve(directory, "psnr"),
         "images_per_second": trained.log(directory, "train")[-1]["images_per_second"],
     }
@@ -63,8 +55,8 @@ def model_figures(run: ModelRun, place: Place) -> dict[str, Any]:
     _threads(place)
     directory = trained.model(run, place)
     pipe = Pipeline.from_pretrained(directory, device=place.device)
-    judge, layout = _judge(run.recipe["data"], place), Layout.of(*run.grids)
-    count = place.budget.samples if run.data == "digits" else place.budget.photos_samples
+    count, layout = _per_class(run.data, place), Layout.of(*run.grids)
+    real = quality.against(run.recipe["data"], place, count)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # some lists of grids lie outside those of training
         figures: dict[str, Any] = {
@@ -79,16 +71,16 @@ def model_figures(run: ModelRun, place: Place) -> dict[str, Any]:
         }
         figures["parity"] = parity(pipe, run.recipe["data"], layout)
         made, labels = quality.samples(pipe, count, place.seed, run.grids)
-        figures["samples"] = judge.figures(made, labels)
+        figures["samples"] = quality.figures(real, made, labels)
         shown = made.unflatten(0, (-1, count))[:, : min(SHOWN, count)].transpose(0, 1)
         _save(pictures.table(shown), directory / SAMPLES)
         figures["picture"] = str((directory / SAMPLES).relative_to(place.root))
         if run.by_steps:
             figures["by_steps"] = [
-                _in_steps(pipe, steps, count, judge, place.seed) for steps in run.by_steps
+                _in_steps(pipe, steps, count, real, place.seed) for steps in run.by_steps
             ]
         if run.traced:
-            figures["trace"] = _trace(pipe, directory, run, judge, place)
+            figures["trace"] = _trace(pipe, directory, run, real, place)
     return figures
 
 
@@ -154,18 +146,18 @@ def parity(pipe: Pipeline, data: Mapping[str, Any], layout: Layout) -> dict[str,
 
 
 def _in_steps(
-    pipe: Pipeline, steps: int, count: int, judge: quality.Judge, seed: int
+    pipe: Pipeline, steps: int, count: int, real: offline.Reference, seed: int
 ) -> dict[str, Any]:
     start = time.perf_counter()
     made, labels = quality.samples(pipe, count, seed, steps)
     seconds = time.perf_counter() - start
     grids = str(pipe.layout(steps=steps, warn=False))
     per_image = {"seconds_per_image": seconds / len(made)}
-    return {"steps": steps, "grids": grids} | per_image | judge.figures(made, labels)
+    return {"steps": steps, "grids": grids} | per_image | quality.figures(real, made, labels)
 
 
 def _trace(
-    pipe: Pipeline, directory: Path, run: ModelRun, judge: quality.Judge, place: Place
+    pipe: Pipeline, directory: Path, run: ModelRun, real: offline.Reference, place: Place
 ) -> list[dict[str, float]]:
     """Samples of the averaged weights at the checkpoints that were kept."""
     found = []
@@ -175,16 +167,12 @@ def _trace(
         weights = state["players"]["main"]["weights"] | (state["ema"] or {})
         pipe.model.load_state_dict(weights)
         made, labels = quality.samples(pipe, place.budget.traced, place.seed, run.grids)
-        found.append({"step": step} | judge.figures(made, labels))
+        found.append({"step": step} | quality.figures(real, made, labels))
     return found
 
 
-def _judge(data: Mapping[str, Any], place: Place) -> quality.Judge:
-    config = DataConfig.model_validate(dict(data))
-    file = place.root / f"judge-{config.source}-{place.budget.judge_steps}.pt"
-    with trained.locked(file):
-        # The same for every seed: it is the measure, not what is measured.
-        return quality.judge(config, place.budget.judge_steps, 0, file, place.budget.real)
+def _per_class(data: str, place: Place) -> int:
+    return place.budget.samples if data == "digits" else place.budget.photos_samples
 
 
 def _curve(directory: Path, name: str) -> dict[str, list[list[float]]]:

@@ -46,10 +46,10 @@ def _all(found: dict[str, list[dict[str, Any]]], root: Path) -> list[Part]:
         Part(
             "tokenizers",
             "Tokenizers",
-            "Equal networks, codebooks, losses and steps on each set. Recognised: by a small "
-            "classifier trained on the set's pictures, which looks at reconstructions of held-out "
-            "pictures, and at those pictures themselves (real ones). Fréchet distance to training "
-            "pictures, over its features.",
+            "Equal networks, codebooks, losses and steps on each set. Recognised: share of the "
+            "reconstructions of held-out pictures that a small classifier trained on the set takes "
+            "for their class. Fréchet distance over its features, between those pictures and their "
+            "reconstructions. Samples, below, are compared with as many real training pictures.",
             [tables.tokenizer_table(found)],
         ),
         Part(

@@ -21,10 +21,9 @@ class Budget:
     *_steps: optimiser steps, of 16 digits or 8 photographs. width, depth: of all models but
     those of the scaling law, which has one per depth of ``depths``, width_per_depth times as
     wide (the papers' are 64 times). views: passes over the photographs whose latents are stored;
-    0 for none, and none of the digits' either. real: pictures behind the features of the set;
-    samples: images per class behind
+    0 for none, and none of the digits' either. samples: images per class behind
     a figure; traced: the same while a model is on its way. traces: looks on the way.
-    judge_steps: of the classifier that looks. validation: pictures.
+    classifier_steps: of the classifier that looks. validation: pictures.
     """
 
     digits_tokenizer_steps: int = 600
@@ -38,12 +37,11 @@ class Budget:
     depths: tuple[int, ...] = (1, 2, 3, 4, 5, 6)
     width_per_depth: int = 32
     views: int = 3
-    real: int = 1440
     samples: int = 50
     photos_samples: int = 20
     traced: int = 20
     traces: int = 5
-    judge_steps: int = 300
+    classifier_steps: int = 300
     validation: int = 360
 
 
@@ -60,12 +58,11 @@ QUICK = Budget(
     depths=(1, 2, 3, 4, 5),
     width_per_depth=16,
     views=0,
-    real=128,
     samples=2,
     photos_samples=1,
     traced=2,
     traces=2,
-    judge_steps=10,
+    classifier_steps=10,
     validation=16,
 )
 

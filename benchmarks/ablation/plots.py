@@ -65,7 +65,7 @@ def prediction(rows: Rows) -> Image.Image | None:
             line[0].plot(*zip(*curve["validation"], strict=True), color=colour, label=name)
             steps = [one["step"] for one in trace]
             line[1].plot(steps, [one["frechet"] for one in trace], "o-", color=colour)
-            line[2].plot(steps, [100 * one["recognised"] for one in trace], "o-", color=colour)
+            line[2].plot(steps, [100 * one["accuracy"] for one in trace], "o-", color=colour)
         line[0].set_title(f"{data}: loss (nats; faint: training)", fontsize=10)
         line[1].set_title(f"{data}: Fréchet distance of samples", fontsize=10)
         line[2].set_title(f"{data}: samples recognised, %", fontsize=10)
@@ -115,7 +115,7 @@ def steps(rows: Rows) -> Image.Image | None:
         numbers = [one["steps"] for one in found]
         for axis, name, scale in (
             (axes[0, 0], "frechet", 1),
-            (axes[0, 1], "recognised", 100),
+            (axes[0, 1], "accuracy", 100),
             (axes[0, 2], "seconds_per_image", 1000),
         ):
             axis.plot(numbers, [scale * one[name] for one in found], "o-", color=colour, label=case)

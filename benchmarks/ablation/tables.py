@@ -54,10 +54,10 @@ def short(case: str) -> str:
 
 
 def tokenizer_table(rows: Rows) -> Table:
-    """All tokenizers: what reconstructions are worth, beside real pictures held out."""
+    """All tokenizers: what reconstructions of held-out pictures are worth, beside those."""
     head = (
-        "tokenizer", "PSNR dB", "codes in use", "recognised", "of real ones", "Fréchet",
-        "of real ones",
+        "tokenizer", "PSNR dB", "SSIM", "codes in use", "recognised", "of the pictures themselves",
+        "Fréchet",
     )  # fmt: skip
     body: list[tuple[str, ...]] = []
     for case in (f"tokenizer: {run.name}" for run in plan.tokenizers(plan.FULL)):
@@ -66,12 +66,12 @@ def tokenizer_table(rows: Rows) -> Table:
         body.append(
             (
                 short(case),
-                cell(rows, case, "psnr_db", 2),
-                cell(rows, case, "usage", 0, 100) + " %",
-                cell(rows, case, "reconstructed.recognised", 1, 100) + " %",
-                cell(rows, case, "real.recognised", 1, 100) + " %",
-                cell(rows, case, "reconstructed.frechet"),
-                cell(rows, case, "real.frechet"),
+                cell(rows, case, "reconstructions.psnr", 2),
+                cell(rows, case, "reconstructions.ssim"),
+                cell(rows, case, "reconstructions.usage", 0, 100) + " %",
+                cell(rows, case, "reconstructions.accuracy_reconstructed", 1, 100) + " %",
+                cell(rows, case, "reconstructions.accuracy_held_out", 1, 100) + " %",
+                cell(rows, case, "reconstructions.rfid_offline"),
             )
         )
     return Table(head, body)
@@ -120,7 +120,7 @@ def table_5(rows: Rows) -> Table:
                 "-" if count is None else f"{count / 1e6:.2f} M",
                 cell(rows, case, "validation.loss"),
                 cell(rows, case, "validation.last_loss"),
-                cell(rows, case, "samples.recognised", 1, 100) + " %",
+                cell(rows, case, "samples.accuracy", 1, 100) + " %",
                 cell(rows, case, "samples.frechet"),
                 cell(rows, case, "images_per_second", 0),
                 "-" if paper is None else f"{paper[0]} / {paper[1]}",
@@ -150,7 +150,7 @@ def _fid(paper: float | None) -> str:
 
 def _samples(rows: Rows, case: str) -> tuple[str, str, str]:
     return (
-        cell(rows, case, "samples.recognised", 1, 100) + " %",
+        cell(rows, case, "samples.accuracy", 1, 100) + " %",
         cell(rows, case, "samples.frechet"),
         cell(rows, case, "validation.loss"),
     )
@@ -170,7 +170,7 @@ def steps_table(rows: Rows, case: str) -> Table:
             (
                 str(first["steps"]),
                 first["grids"],
-                f"{100 * average('recognised'):.1f} %",
+                f"{100 * average('accuracy'):.1f} %",
                 f"{average('frechet'):.3f}",
                 f"{1000 * average('seconds_per_image'):.1f}",
             )

@@ -29,7 +29,7 @@ def cases(
     """
     budget = budget or (plan.QUICK if options.quick else plan.FULL)
     place = Place(trained.root_of(options.quick, root), budget, options.device, options.seed)
-    measured = ("views", "real", "judge_steps", "validation")
+    measured = ("views", "classifier_steps", "validation")
     common = {name: getattr(budget, name) for name in measured}
     common |= {"seed": options.seed, "device": options.device, "quick": options.quick}
     found = [
