@@ -21,6 +21,7 @@ from benchmarks.ablation import page, trained
 from benchmarks.cases import ablation
 from benchmarks.suite import Options, Red
 from flexvar.errors import FlexvarError
+from flexvar.memory import keep_freed_memory
 
 app = typer.Typer(
     help="The ablation and its page.", no_args_is_help=True, pretty_exceptions_enable=False
@@ -103,17 +104,18 @@ def one(
     cases = ablation.cases(Options(quick=quick, device=device, seed=seed), root=root)
     case = next(case for case in cases if case.name == name)
     row: dict[str, Any] = {"suite": case.suite, "case": name, "settings": _plain(case.settings)}
+    keep_freed_memory()
     start = time.perf_counter()
     try:
         figures = case.run()
         row |= {key: figures.pop(key) for key in ("parity", "implementation") if key in figures}
         row["figures"] = figures
     except Red as error:
-        row |= {"red": str(error), "parity": error.parity}
+        row |= {"status": "red", "reason": str(error), "parity": error.parity}
     row["seconds"] = round(time.perf_counter() - start, 1)
     record.append(row, out)
-    if "red" in row:
-        typer.echo(f"{name}: {row['red']}", err=True)
+    if "reason" in row:
+        typer.echo(f"{name}: {row['reason']}", err=True)
         raise typer.Exit(1)
 
 
