@@ -27,10 +27,10 @@ class Budget:
     """
 
     digits_tokenizer_steps: int = 600
-    photos_tokenizer_steps: int = 600
-    digits_steps: int = 1000
-    photos_steps: int = 1200
-    scaling_steps: int = 600
+    photos_tokenizer_steps: int = 500
+    digits_steps: int = 700
+    photos_steps: int = 600
+    scaling_steps: int = 500
     width: int = 96
     photos_width: int = 128
     depth: int = 4
