@@ -139,7 +139,7 @@ def _origin(rows: list[Mapping[str, Any]]) -> list[str]:
     where = machine.get("gpu") or machine.get("cpu") or "an unnamed machine"
     lines = [
         f"Measured on {where}, seeds {', '.join(map(str, seeds))}, by "
-        "`python -m benchmarks.ablation run`; this page by `python -m benchmarks.ablation write`. "
+        "`python -m benchmarks run ablation`; this page by `python -m benchmarks.ablation`. "
         "Several seeds: mean ± standard deviation."
     ]
     if broken:

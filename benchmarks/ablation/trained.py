@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,10 @@ from flexvar.errors import FlexvarError
 from flexvar.training.recipe import ModelRecipe, TokenizerRecipe, TrainRecipe
 from flexvar.training.run import RECIPE, RunDirectory
 
-WORK = Path(__file__).parents[2] / "runs" / "ablation"
+# Where runs live unless the environment says otherwise; big and remade at will, so not in git.
+WORK = Path(
+    os.environ.get("FLEXVAR_ABLATION_RUNS") or Path(__file__).parents[2] / "runs" / "ablation"
+)
 
 
 def root_of(quick: bool, root: Path = WORK) -> Path:

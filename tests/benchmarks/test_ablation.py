@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -176,24 +178,37 @@ def test_a_model_that_steps_otherwise_is_red(place: Place, monkeypatch: pytest.M
         measure.model_figures(run, place)
 
 
+def train_one(root: Path) -> None:
+    place = Place(root, TINY)
+    trained.tokenizer(tokenizer_run(plan.D_RESIDUAL), place)
+
+
 @pytest.mark.slow
-def test_cases_side_by_side_train_what_they_share_once_and_have_a_row_each(tmp_path: Path) -> None:
-    out, case = tmp_path / "rows.jsonl", f"tokenizer: {plan.D_RESIDUAL}"
-    command = [sys.executable, "-m", "benchmarks.ablation", "run", "--quick", "--filter", case,
-               "--root", str(tmp_path), "--out", str(out)]  # fmt: skip
-    both = [subprocess.Popen(command) for _ in range(2)]
-    assert [process.wait(120) for process in both] == [0, 0]
+def test_two_processes_that_want_one_run_train_it_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    both = [context.Process(target=train_one, args=(tmp_path,)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(300)
+    assert [process.exitcode for process in both] == [0, 0]
     (log,) = tmp_path.rglob("log.jsonl")
-    steps = [line["step"] for line in map(json.loads, log.read_text().splitlines())
-             if line["kind"] == "train"]  # fmt: skip
-    assert steps == sorted(set(steps))
-    assert steps[-1] == plan.QUICK.digits_tokenizer_steps
-    rows = [json.loads(line) for line in out.read_text().splitlines()]
-    assert [row["case"] for row in rows] == [case, case]
-    assert rows[0]["figures"]["reconstructions"] == rows[1]["figures"]["reconstructions"]
-    again = subprocess.run(command, capture_output=True, text=True)
-    assert "1 of 1 cases have their row" in again.stdout
-    assert len(out.read_text().splitlines()) == 2
+    assert [line["step"] for line in trained.log(log.parent, "train")] == [1, 2, 3, 4]
+
+
+@pytest.mark.slow
+def test_the_runner_trains_and_measures_a_case(tmp_path: Path) -> None:
+    out, name = tmp_path / "rows.jsonl", f"tokenizer: {plan.D_RESIDUAL}"
+    command = [sys.executable, "-m", "benchmarks", "run", "ablation", "--quick", "--device", "cpu",
+               "--filter", name, "--out", str(out)]  # fmt: skip
+    environment = {**os.environ, "FLEXVAR_ABLATION_RUNS": str(tmp_path)}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (tmp_path / "quick").is_dir()
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = map(json.loads, out.read_text().splitlines())
+    assert found["case"] == name
+    assert found["figures"]["reconstructions"]["psnr"] > 5
+    assert tables.tokenizer_table(tables.by_case([found])).body
 
 
 def row(case: str, seed: int, loss: float, size: float = 1e6) -> dict[str, Any]:
@@ -242,7 +257,7 @@ def test_the_page_keeps_what_was_written_below_a_table(tmp_path: Path) -> None:
 
 def test_a_missing_results_file_is_a_message(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.ablation", "write", str(tmp_path / "none.jsonl")],
+        [sys.executable, "-m", "benchmarks.ablation", str(tmp_path / "none.jsonl")],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2
