@@ -79,7 +79,7 @@ def tokenizer_table(rows: Rows) -> Table:
 
 def table_4(rows: Rows) -> Table:
     """Prediction type, tokenizer and positions."""
-    head = ("digits", "lists", "recognised", "Fréchet", "loss", "FID in the paper")
+    head = ("digits", "lists", "recognised", "Fréchet", "recall", "loss", "FID in the paper")
     cases = [
         (f"digits: {plan.RESIDUAL}", "fixed"),
         (f"digits: {plan.FULL_RESIDUAL}", "fixed"),
@@ -131,14 +131,17 @@ def table_5(rows: Rows) -> Table:
 
 def table_6(rows: Rows) -> Table:
     """Position embeddings, all on random lists over one tokenizer."""
-    head = ("positions (digits)", "loss", "last scale", "recognised", "Fréchet", "FID in the paper")
+    head = (
+        "positions (digits)", "loss", "last scale", "recognised", "Fréchet", "recall",
+        "FID in the paper",
+    )  # fmt: skip
     body: list[tuple[str, ...]] = []
     for case, paper in published.TABLE_6.items():
         if not rows.get(case):
             continue
-        recognised, distance, loss = _samples(rows, case)
+        recognised, distance, recall, loss = _samples(rows, case)
         last = cell(rows, case, "validation.last_loss")
-        body.append((short(case), loss, last, recognised, distance, f"{paper:.2f}"))
+        body.append((short(case), loss, last, recognised, distance, recall, f"{paper:.2f}"))
     return Table(head, body)
 
 
@@ -148,10 +151,11 @@ def _fid(paper: float | None) -> str:
     return "-" if math.isnan(paper) else f"{paper:.2f}"
 
 
-def _samples(rows: Rows, case: str) -> tuple[str, str, str]:
+def _samples(rows: Rows, case: str) -> tuple[str, str, str, str]:
     return (
         cell(rows, case, "samples.accuracy", 1, 100) + " %",
         cell(rows, case, "samples.frechet"),
+        cell(rows, case, "samples.recall"),
         cell(rows, case, "validation.loss"),
     )
 

@@ -1,7 +1,7 @@
 """The papers' ablations in small: every case is a training run of its own, resumable.
 
-A case whose run is finished is measured only. ``python -m benchmarks.ablation`` turns rows
-into benchmarks/results/ablation.md. Runs live in runs/ablation, or where FLEXVAR_ABLATION_RUNS says.
+A case whose run is finished is measured only. ``python -m benchmarks.ablation`` turns rows into
+benchmarks/results/ablation.md. Runs live in runs/ablation, or where FLEXVAR_ABLATION_RUNS says.
 """
 
 from __future__ import annotations

@@ -215,7 +215,7 @@ def row(case: str, seed: int, loss: float, size: float = 1e6) -> dict[str, Any]:
     scale = dict.fromkeys(("loss", "last_loss", "error", "last_error"), loss)
     figures = {
         "parameters": size, "backbone_parameters": size, "validation": scale, "training": loss,
-        "samples": {"accuracy": 0.5, "frechet": loss}, "images_per_second": 1.0,
+        "samples": {"accuracy": 0.5, "recall": 0.5, "frechet": loss}, "images_per_second": 1.0,
     }  # fmt: skip
     return {"case": case, "settings": {"seed": seed}, "figures": figures}
 
