@@ -16,6 +16,7 @@ SUITES = {
     "tokenizer": "benchmarks.cases.tokenizer",
     "paths": "benchmarks.cases.paths",
     "growth": "benchmarks.cases.growth",
+    "ablation": "benchmarks.cases.ablation",
     "generate-cpu": "benchmarks.cases.generate_cpu",
     "editing": "benchmarks.cases.editing",
 }
