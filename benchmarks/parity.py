@@ -30,7 +30,7 @@ from flexvar.sequence import targets, teacher_forcing
 GRADIENT_TOLERANCE = 1e-3
 # In bf16 a fast way may be this many times as far from fp32 as the plain way in bf16 is, or
 # this far (root mean square, relative), whichever is more.
-TIMES_PLAIN, LEAST_HALF = 2.0, 0.01
+TIMES_PLAIN, LEAST_HALF = 2.0, 2e-3
 # Longer layouts are compared at this one: attention written out takes memory by its square.
 MOST_TOKENS = 700
 SMALL = Layout.of(1, 2, (2, 3), (4, 5))
@@ -99,19 +99,42 @@ def check(pipe: Pipeline, layout: Layout, *, dtype: str = "fp32", rows: int = 3)
     return report
 
 
-def check_gradients(pipe: Pipeline, layout: Layout, *, rows: int = 2) -> dict[str, Any]:
-    """As `check`, and every weight's gradient against the plain implementation's."""
-    report = check(pipe, layout)
+def check_gradients(
+    pipe: Pipeline, layout: Layout, *, dtype: str = "fp32", rows: int = 2
+) -> dict[str, Any]:
+    """As `check`, and every weight's gradient against the plain implementation's.
+
+    pipe: in fp32, as a model is that trains. In another ``dtype`` logits and gradients are
+    compared under autocast too; an implementation that has no fp32 of its own, there alone.
+    """
+    spec = pipe.config.model.backbone
+    assert spec is not None
+    exact = spec.options.get("implementation") not in models.GPU_ONLY
+    report = check(pipe, layout) if exact else {"compared": "under autocast alone"}
     layout = layout if layout.tokens <= MOST_TOKENS else models.LAYOUT_256
     plain = plain_model(pipe)
     tried = trial(pipe, layout, rows)
-    own = _gradients(pipe.model, tried)
+    if exact:
+        _same_gradients(pipe.model, plain, tried, report)
+    if dtype != "fp32" and plain is not None:
+        report[dtype] = _mixed(pipe.model, plain, tried, dtype)
+    return report
+
+
+def _same_gradients(
+    model: NextScaleModel,
+    plain: tuple[str, NextScaleModel] | None,
+    tried: Trial,
+    report: dict[str, Any],
+) -> None:
+    """Add to the report how far gradients in fp32 differ. Raises `Red` if that is too far."""
+    own, _ = _gradients(model, tried)
     for name, gradient in own.items():
         if not bool(gradient.isfinite().all()):
             raise Red(f"the gradient of {name} is not finite", report)
     if plain is None:
-        return report
-    expected = _gradients(plain[1], tried)
+        return
+    expected, _ = _gradients(plain[1], tried)
     largest = max(float(gradient.abs().max()) for gradient in expected.values())
     worst, where = 0.0, ""
     for name, gradient in expected.items():
@@ -126,7 +149,38 @@ def check_gradients(pipe: Pipeline, layout: Layout, *, rows: int = 2) -> dict[st
             f"number, at most {GRADIENT_TOLERANCE:g} is allowed",
             report,
         )
-    return report
+
+
+def _mixed(
+    model: NextScaleModel, plain: tuple[str, NextScaleModel], tried: Trial, dtype: str
+) -> dict[str, Any]:
+    """How far logits and all gradients under autocast are from the plain way's in fp32.
+
+    The same rule as `_half`: at most twice as far as the plain way under autocast is.
+    """
+    exact, logits = _gradients(plain[1], tried)
+    found: dict[str, Any] = {}
+    ways = {"own": model, "plain": plain[1]}
+    mixed = {name: _gradients(one, tried, dtype) for name, one in ways.items()}
+    for what in ("logits", "gradients"):
+        if what == "logits":
+            own, theirs = (_rms(mixed[name][1], logits) for name in ways)
+        else:
+            own, theirs = (_rms(_joined(mixed[name][0]), _joined(exact)) for name in ways)
+        allowed = max(LEAST_HALF, TIMES_PLAIN * theirs)
+        found[what] = {"rms_to_fp32": own, "plain_rms_to_fp32": theirs, "tolerance": allowed}
+        if not own <= allowed:
+            raise Red(
+                f"under {dtype} autocast the {what} are {own:.2g} from fp32, those of {plain[0]!r} "
+                f"{theirs:.2g}; at most {allowed:.2g} is allowed",
+                found,
+            )
+    return found
+
+
+def _joined(gradients: dict[str, Tensor]) -> Tensor:
+    """All gradients, each over its name's place, as one vector."""
+    return torch.cat([gradients[name].flatten().float() for name in sorted(gradients)])
 
 
 def plain_model(pipe: Pipeline) -> tuple[str, NextScaleModel] | None:
@@ -221,9 +275,14 @@ def _rms(found: Tensor, exact: Tensor) -> float:
     return share if share == share else float("inf")
 
 
-def _gradients(model: NextScaleModel, tried: Trial) -> dict[str, Tensor]:
+def _gradients(
+    model: NextScaleModel, tried: Trial, dtype: str = "fp32"
+) -> tuple[dict[str, Tensor], Tensor]:
+    """The gradient of every weight, and the logits; under autocast in any dtype but fp32."""
     model.zero_grad(set_to_none=True)
-    logits_BLV = _forward(model, tried)
+    where = tried.inputs_BLC.device.type
+    with torch.autocast(where, parse_dtype(dtype), enabled=dtype != "fp32"):
+        logits_BLV = _forward(model, tried)
     F.cross_entropy(logits_BLV.flatten(0, 1), tried.tokens_BL.flatten()).backward()
     found = {
         name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
@@ -231,4 +290,4 @@ def _gradients(model: NextScaleModel, tried: Trial) -> dict[str, Tensor]:
         if p.requires_grad
     }
     model.zero_grad(set_to_none=True)
-    return found
+    return found, logits_BLV.detach()

@@ -42,6 +42,18 @@ def parse_device(value: str | torch.device) -> torch.device:
     return device
 
 
+def computing_dtype(like: torch.Tensor) -> torch.dtype:
+    """The dtype that matrix products of a tensor run in: autocast's where that is on, else its own.
+
+    A kernel is chosen by it: in mixed precision weights and the stream of activations are fp32.
+    """
+    kind = like.device.type
+    # The meta device has no autocast to ask for.
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.get_autocast_dtype(kind)
+    return like.dtype
+
+
 def cast(module: nn.Module, dtype: torch.dtype) -> None:
     """Bring floating-point weights to ``dtype``, in place.
 

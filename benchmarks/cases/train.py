@@ -82,11 +82,13 @@ def _run(settings: dict[str, Any]) -> dict[str, Any]:
     device, dtype = settings["device"], parse_dtype(settings["dtype"])
     pipe = models.pipeline(settings["model"], seed=settings["seed"], device=device)
     layout = models.layout_of(settings["pixels"], pipe.tokenizer.space.stride)
-    report = parity.check_gradients(pipe, layout)
+    report = parity.check_gradients(pipe, layout, dtype=settings["dtype"])
     model = pipe.model.train()
     tried = parity.trial(pipe, layout, settings["batch"])
     where = pipe.device.type
     optimiser = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    with torch.autocast(where, dtype, enabled=dtype != torch.float32):
+        ran = models.implementation(pipe)
 
     def step() -> None:
         with torch.autocast(where, dtype, enabled=dtype != torch.float32):
@@ -114,7 +116,7 @@ def _run(settings: dict[str, Any]) -> dict[str, Any]:
     )
     if work is not None:
         figures["work"] = {**work, "of": "step"}
-    return {**figures, "parity": report, "implementation": models.implementation(pipe)}
+    return {**figures, "parity": report, "implementation": ran}
 
 
 def sections(rows: list[Row]) -> list[Section]:

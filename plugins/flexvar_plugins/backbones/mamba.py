@@ -16,6 +16,7 @@ from flexvar.config import ComponentConfig
 from flexvar.dense import Linear
 from flexvar.kernels import Kernel
 from flexvar.layout import Layout
+from flexvar.precision import computing_dtype
 from flexvar.protocols import Facts, Position
 from flexvar_plugins.backbones import scan_paths, ssd
 from flexvar_plugins.backbones.adaln import (
@@ -291,9 +292,9 @@ class MambaBackbone(AdaLnBackbone):
         return [block for block in self.blocks if isinstance(block, Block)]
 
     def implementation(self) -> str:
-        """The scan that runs with the weights as they are."""
+        """The scan that runs with the weights as they are, or under autocast now."""
         weight = self._blocks()[0].mixer.out_proj.weight
-        return ssd.choose(self.config.implementation, weight.device, weight.dtype)
+        return ssd.choose(self.config.implementation, weight.device, computing_dtype(weight))
 
     def forward(self, x_BLD: Tensor, cond_BD: Tensor, layout: Layout, position: Position) -> Tensor:
         """Features (B,L,D) of all scales at once: one scan over all tokens in every mixer."""
@@ -351,11 +352,8 @@ class MambaBackbone(AdaLnBackbone):
 
     def _kernels(self, like: Tensor) -> ssd.Kernels:
         # Under autocast the mixers compute in its dtype, whatever that of the stream.
-        device, dtype = like.device, like.dtype
-        known = torch.amp.is_autocast_available(device.type)  # the meta device has none
-        if known and torch.is_autocast_enabled(device.type):
-            dtype = torch.get_autocast_dtype(device.type)
-        return ssd.KERNELS[ssd.choose(self.config.implementation, device, dtype)]
+        name = ssd.choose(self.config.implementation, like.device, computing_dtype(like))
+        return ssd.KERNELS[name]
 
 
 def _without_autocast(device: torch.device) -> AbstractContextManager[object]:

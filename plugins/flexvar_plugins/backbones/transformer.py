@@ -15,6 +15,7 @@ from flexvar.config import ComponentConfig
 from flexvar.dense import Linear, linear
 from flexvar.kernels import Kernel
 from flexvar.layout import Layout
+from flexvar.precision import computing_dtype
 from flexvar.protocols import Facts, Position
 from flexvar_plugins.backbones import attention
 from flexvar_plugins.backbones.adaln import (
@@ -178,9 +179,9 @@ class TransformerBackbone(AdaLnBackbone):
         return [block for block in self.blocks if isinstance(block, Block)]
 
     def implementation(self) -> str:
-        """The attention kernel that runs with the weights as they are."""
+        """The attention kernel that runs with the weights as they are, or under autocast now."""
         weight = self._blocks()[0].attention.out.weight
-        return attention.choose(self.config.implementation, weight.device, weight.dtype)
+        return attention.choose(self.config.implementation, weight.device, computing_dtype(weight))
 
     def forward(self, x_BLD: Tensor, cond_BD: Tensor, layout: Layout, position: Position) -> Tensor:
         """Features (B,L,D) of all scales at once."""
@@ -232,7 +233,8 @@ class TransformerBackbone(AdaLnBackbone):
         return x_BLD
 
     def _kernel(self, like: Tensor) -> Attend:
-        name = attention.choose(self.config.implementation, like.device, like.dtype)
+        dtype = computing_dtype(like)
+        name = attention.choose(self.config.implementation, like.device, dtype)
         return attention.KERNELS[name]
 
     @staticmethod
