@@ -1,0 +1,150 @@
+"""``flexvar evaluate`` as a process: files, resuming, processes, and mistakes."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from flexvar.build import build
+from flexvar.checkpoint import CheckpointConfig, save
+from flexvar.config import ModelConfig
+
+STAND_IN = Path(__file__).parent / "stand_in"
+ALL = "offline,tokenizer,fid,is,precision-recall"
+
+
+def evaluate(*arguments, code=0, stand_in=True):
+    path = os.environ.get("PYTHONPATH", "")
+    path = os.pathsep.join([str(STAND_IN), path]) if stand_in else path
+    done = subprocess.run(
+        [sys.executable, "-m", "flexvar", "evaluate", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "COLUMNS": "100", "PYTHONPATH": path},
+    )
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def results(folder):
+    return json.loads((folder / "results.json").read_text())
+
+
+def test_all_figures_for_one_and_two_processes_and_again(digits_dir, trunk, tmp_path):
+    common = ("--model", digits_dir, "--num", 2, "--steps", 3, "--seed", 5, "--metrics", ALL,
+              "--trunk", trunk, "--npz")  # fmt: skip
+    first, second = tmp_path / "one", tmp_path / "two"
+    done = evaluate(*common, "--out", first)
+    assert "20 made, 0 were there" in done.stdout
+    assert done.stdout.splitlines()[-1] == str(first / "results.json")
+    # Training it again would give the same classifier, and take its time.
+    (second / "cache").mkdir(parents=True)
+    for path in (first / "cache").glob("classifier-*"):
+        shutil.copy(path, second / "cache")
+    evaluate(*common, "--out", second, "--processes", 2, "--batch", 3)
+    one, two = results(first), results(second)
+    assert one == two
+    assert set(one["figures"]) == set(ALL.split(","))
+    assert one["samples"]["per_class"] == 2
+    for name in sorted(path.name for path in (first / "images").iterdir()):
+        assert (first / "images" / name).read_bytes() == (second / "images" / name).read_bytes()
+    assert np.load(first / "samples.npz")["arr_0"].shape == (20, 16, 16, 3)
+    assert one["figures"]["fid"]["fid"] > 0
+    assert one["figures"]["fid"]["note"] == "biased: fewer than 2048 pictures"
+    assert one["versions"]["torch"]
+
+    (first / "images" / "000007.png").unlink()
+    (first / "results.json").unlink()
+    done = evaluate(*common, "--out", first)
+    assert "1 made, 19 were there" in done.stdout
+    assert results(first) == one
+    # Figures of the same samples stay when others are asked for.
+    fewer = [word if word != ALL else "is" for word in common]
+    evaluate(*fewer, "--out", first)
+    assert results(first)["figures"].keys() == one["figures"].keys()
+
+    done = evaluate("--model", digits_dir, "--seed", 6, "--num", 2, "--metrics", "none", "--out",
+                    first, "--steps", 3, code=2)  # fmt: skip
+    assert "run.json was made with other settings (seed 5 there, 6 asked for)" in done.stderr
+
+
+def test_an_npz_is_a_reference(digits_dir, trunk, tmp_path):
+    evaluate("--model", digits_dir, "--num", 1, "--steps", 3, "--metrics", "none", "--npz", "--out",
+             tmp_path / "a")  # fmt: skip
+    assert results(tmp_path / "a")["figures"] == {}
+    own = tmp_path / "a" / "samples.npz"
+    evaluate("--model", digits_dir, "--num", 1, "--steps", 3, "--metrics", "fid,precision-recall",
+             "--reference", own, "--trunk", trunk, "--out", tmp_path / "a")  # fmt: skip
+    figures = results(tmp_path / "a")["figures"]
+    assert figures["fid"]["fid"] == pytest.approx(0, abs=1e-5)
+    assert figures["precision-recall"]["precision"] == 1
+    # Mean and covariance alone, as published reference batches have them.
+    np.savez(tmp_path / "b.npz", mu=np.full(2048, 2.0), sigma=np.eye(2048))
+    common = ("--model", digits_dir, "--num", 1, "--steps", 3, "--reference", tmp_path / "b.npz",
+              "--trunk", trunk, "--out", tmp_path / "a")  # fmt: skip
+    evaluate(*common, "--metrics", "fid")
+    assert results(tmp_path / "a")["figures"]["fid"]["fid"] > 2000
+    done = evaluate(*common, "--metrics", "precision-recall", code=2)
+    assert "only mu and sigma; precision-recall needs arr_0" in done.stderr
+    done = evaluate(*common, "--metrics", "offline", code=2)
+    assert "has no classes; offline and tokenizer need a data source" in done.stderr
+
+
+def test_a_tokenizer_alone_has_figures_too(digits_pipe, tmp_path):
+    config = ModelConfig(tokenizer=digits_pipe.config.model.tokenizer)
+    trained = digits_pipe.config.trained
+    save(tmp_path / "tok", CheckpointConfig(model=config, trained=trained), build(config))
+    evaluate("--model", tmp_path / "tok", "--metrics", "tokenizer", "--out", tmp_path / "out")
+    found = results(tmp_path / "out")
+    assert found["samples"] is None
+    assert found["figures"]["tokenizer"]["psnr"] > 0
+    done = evaluate("--model", tmp_path / "tok", "--out", tmp_path / "x", code=2)
+    assert "This checkpoint is a tokenizer alone" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--num", "0"], "--num: got 0; expected at least 1 image per class"),
+        (["--metrics", "fidd"], "there is no 'fidd'. Did you mean 'fid'?"),
+        (["--metrics", "fid"], "need weights: give --trunk FILE"),
+        (["--metrics", "fid", "--trunk", "nowhere.pth"], "--trunk: there is no file nowhere.pth"),
+        (["--metrics", "is", "--trunk", __file__], "cannot be read as weights"),
+        (["--reference", "nowhere"], "data source 'nowhere': there is no such folder"),
+        (["--reference", "PICTURES", "--metrics", "fid", "--trunk", "TRUNK", "--num", "1"],
+         "there is no class '0'"),
+        (["--metrics", "fid", "--trunk", "TRUNK", "--reference", "no.npz"], "there is no file no"),
+        (["--processes", "0"], "processes: got 0; expected 1 or more"),
+        (["--batch", "0"], "batch: got 0; expected 1 or more"),
+        (["--steps", "99"], "steps"),
+        (["--preset", "best"], "preset: there is no 'best'"),
+        (["--out", __file__], "is a file; name a directory"),
+        (["--model", "nowhere"], "There is no checkpoint nowhere"),
+    ],
+)  # fmt: skip
+def test_mistakes(digits_dir, two_classes, trunk, tmp_path, arguments, message):
+    named = {"PICTURES": str(two_classes), "TRUNK": str(trunk)}
+    arguments = [named.get(word, word) for word in arguments]
+    done = evaluate("--model", digits_dir, "--out", tmp_path / "x", *arguments, code=2)
+    assert message in done.stderr
+    assert not (tmp_path / "x" / "images").exists()
+
+
+def test_weights_of_another_network_and_an_absent_package(digits_dir, trunk, tmp_path):
+    torch.save({"fc.weight": torch.zeros(1000, 2048)}, tmp_path / "other.pth")
+    common = ("--model", digits_dir, "--out", tmp_path / "x", "--metrics", "fid")
+    done = evaluate(*common, "--trunk", tmp_path / "other.pth", code=2)
+    assert "fc.weight (1000, 2048), not (1008, 2048): these are weights of another" in done.stderr
+    try:
+        import torch_fidelity  # noqa: F401
+    except Exception:
+        done = evaluate(*common, "--trunk", trunk, code=2, stand_in=False)
+        assert "pip install 'flexvar[metrics]'" in done.stderr
+    assert not (tmp_path / "x" / "images").exists()
