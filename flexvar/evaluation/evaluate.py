@@ -30,7 +30,7 @@ from flexvar.evaluation.offline import (
     reference,
     sample_figures,
 )
-from flexvar.evaluation.sampler import BATCH, Advance, Sampler, make
+from flexvar.evaluation.sampler import BATCH, Advance, Sampler, check_counts, make
 from flexvar.evaluation.samples import SampleSet
 from flexvar.pipeline import Pipeline
 from flexvar.request import Steps
@@ -87,8 +87,7 @@ def evaluate(
     Raises `FlexvarError` for anything that cannot be, before the first sample where it can.
     """
     check_metrics(request.metrics)
-    if request.num < 1:
-        raise FlexvarError(f"num: got {request.num}; expected at least 1 image per class.")
+    check_counts(num=request.num, processes=request.processes, batch=request.batch)
     pipe = Pipeline.from_pretrained(
         request.model, device=request.device, dtype=request.dtype, preset=request.preset
     )

@@ -102,9 +102,7 @@ def make(
     other gets the next device. advance: called with how many are there of all.
     Raises `FlexvarError` for a directory of other settings, and when a process dies.
     """
-    for name, value in (("processes", processes), ("batch", batch)):
-        if value < 1:
-            raise FlexvarError(f"{name}: got {value}; expected 1 or more.")
+    check_counts(processes=processes, batch=batch)
     if processes > 1 and sampler.source is None:
         raise FlexvarError("Only a saved model can be sampled by several processes; save it first.")
     wanted.claim()
@@ -123,6 +121,13 @@ def make(
         done += finished
         advance(done, len(wanted))
     return count
+
+
+def check_counts(**counts: int) -> None:
+    """Raise `FlexvarError` for a number below 1."""
+    for name, value in counts.items():
+        if value < 1:
+            raise FlexvarError(f"{name}: got {value}; expected 1 or more.")
 
 
 def weights_digest(pipe: Pipeline) -> str:

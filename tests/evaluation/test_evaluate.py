@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 
 from flexvar.build import build
 from flexvar.checkpoint import CheckpointConfig, save
+from flexvar.cli import main
 from flexvar.config import ModelConfig
 
 STAND_IN = Path(__file__).parent / "stand_in"
@@ -61,14 +63,11 @@ def test_all_figures_for_one_and_two_processes_and_again(digits_dir, trunk, tmp_
     assert one["versions"]["torch"]
 
     (first / "images" / "000007.png").unlink()
-    (first / "results.json").unlink()
-    done = evaluate(*common, "--out", first)
-    assert "1 made, 19 were there" in done.stdout
-    assert results(first) == one
-    # Figures of the same samples stay when others are asked for.
     fewer = [word if word != ALL else "is" for word in common]
-    evaluate(*fewer, "--out", first)
-    assert results(first)["figures"].keys() == one["figures"].keys()
+    done = evaluate(*fewer, "--out", first)
+    assert "1 made, 19 were there" in done.stdout
+    # Other figures of the same samples stay.
+    assert results(first) == one
 
     done = evaluate("--model", digits_dir, "--seed", 6, "--num", 2, "--metrics", "none", "--out",
                     first, "--steps", 3, code=2)  # fmt: skip
@@ -118,9 +117,7 @@ def test_a_tokenizer_alone_has_figures_too(digits_pipe, tmp_path):
         (["--metrics", "fid", "--trunk", "nowhere.pth"], "--trunk: there is no file nowhere.pth"),
         (["--metrics", "is", "--trunk", __file__], "cannot be read as weights"),
         (["--reference", "nowhere"], "data source 'nowhere': there is no such folder"),
-        (["--reference", "PICTURES", "--metrics", "fid", "--trunk", "TRUNK", "--num", "1"],
-         "there is no class '0'"),
-        (["--metrics", "fid", "--trunk", "TRUNK", "--reference", "no.npz"], "there is no file no"),
+        (["--reference", "PICTURES"], "there is no class '0'"),
         (["--processes", "0"], "processes: got 0; expected 1 or more"),
         (["--batch", "0"], "batch: got 0; expected 1 or more"),
         (["--steps", "99"], "steps"),
@@ -128,11 +125,26 @@ def test_a_tokenizer_alone_has_figures_too(digits_pipe, tmp_path):
         (["--out", __file__], "is a file; name a directory"),
         (["--model", "nowhere"], "There is no checkpoint nowhere"),
     ],
-)  # fmt: skip
-def test_mistakes(digits_dir, two_classes, trunk, tmp_path, arguments, message):
-    named = {"PICTURES": str(two_classes), "TRUNK": str(trunk)}
-    arguments = [named.get(word, word) for word in arguments]
-    done = evaluate("--model", digits_dir, "--out", tmp_path / "x", *arguments, code=2)
+)
+def test_mistakes(digits_dir, two_classes, tmp_path, arguments, message, capsys, monkeypatch):
+    # In this process, which has torch already.
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    arguments = [str(two_classes) if word == "PICTURES" else word for word in arguments]
+    with pytest.raises(SystemExit) as stop:
+        main(["evaluate", "--model", str(digits_dir), "--out", str(tmp_path / "x"), *arguments])
+    assert stop.value.code == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "x" / "images").exists()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("PICTURES", "has too few pictures, 3; at least 4"), ("no.npz", "there is no file no.npz")],
+)
+def test_references_that_will_not_do(digits_dir, two_classes, trunk, tmp_path, source, message):
+    source = two_classes if source == "PICTURES" else source
+    done = evaluate("--model", digits_dir, "--out", tmp_path / "x", "--metrics", "fid", "--trunk",
+                    trunk, "--reference", source, code=2)  # fmt: skip
     assert message in done.stderr
     assert not (tmp_path / "x" / "images").exists()
 
