@@ -31,11 +31,15 @@ class Change:
 
 @dataclass(slots=True)
 class Comparison:
-    """All changes, what cannot be compared, and rows that were sound and no longer are."""
+    """All changes, what cannot be compared, and rows that were sound and no longer are.
+
+    explained: timings that differ beyond their spread but no more than the machine's load does.
+    """
 
     changes: list[Change] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    explained: int = 0
 
     @property
     def worse(self) -> bool:
@@ -77,9 +81,17 @@ def compare(before: Iterable[Row], after: Iterable[Row], *, least: float = 0.1) 
                 b = found[timing]
                 ratio = b["median_s"] / a["median_s"] if a["median_s"] else 1.0
                 verdict = judge(a, b, least)
+                if verdict == "no change" and judge(_loadless(a), _loadless(b), least) != verdict:
+                    result.explained += 1
                 result.changes.append(
                     Change(name, timing, a["median_s"], b["median_s"], ratio, verdict)
                 )
+    if result.explained:
+        result.notes.append(
+            f"{result.explained} of the timings counted as no change differ, but no more than the "
+            "fixed product beside them did: the machine was busier in one run. A change may hide "
+            "behind that; measure again on a quiet machine to be sure."
+        )
     for which, here, there in (("first", old, new), ("second", new, old)):
         if alone := [key for key in here if key not in there]:
             result.notes.append(
@@ -96,6 +108,11 @@ def judge(before: Mapping[str, Any], after: Mapping[str, Any], least: float) -> 
     if _beyond(before, after, least):
         return "slower"
     return "faster" if _beyond(after, before, least) else "no change"
+
+
+def _loadless(timing: Mapping[str, Any]) -> dict[str, Any]:
+    """A timing as if there had been no yardstick beside it."""
+    return {name: value for name, value in timing.items() if name != "yardstick_s"}
 
 
 def _beyond(low: Mapping[str, Any], high: Mapping[str, Any], least: float) -> bool:

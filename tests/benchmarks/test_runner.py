@@ -11,15 +11,15 @@ from flexvar.errors import FlexvarError
 
 
 def test_every_end_of_a_case_is_a_row_with_its_reason(bench):
-    said = bench.run("mine", "--timeout", "25", "--jobs", "3", code=1)
+    said = bench.run("mine", "--jobs", "3", code=1)
     rows = {row["case"]: row for row in bench.rows}
-    assert len(rows) == 8
+    assert len(rows) == 7
 
     sound = rows["sound"]
     assert sound["status"] == "ok"
-    assert sound["implementation"] == "sleep"
-    assert sound["figures"]["nap"]["repeats"] == 7
-    assert {"low_s", "high_s", "p90_s", "first_call_s"} <= sound["figures"]["nap"].keys()
+    assert sound["implementation"] == "mm"
+    assert sound["figures"]["products"]["repeats"] == 15
+    assert {"low_s", "high_s", "p90_s", "first_call_s"} <= sound["figures"]["products"].keys()
     assert sound["seed"] == 0
     assert sound["time"]
     assert {"cpu", "threads", "torch", "flexvar", "commit"} <= sound["machine"].keys()
@@ -35,12 +35,19 @@ def test_every_end_of_a_case_is_a_row_with_its_reason(bench):
     assert reasons["memory"].startswith("out of memory")
     assert "killed by SIGKILL (the system does so when memory runs out)" in reasons["kill"]
     assert reasons["leave"] == "its process ended with code 3: last words"
-    assert reasons["slow"] == "took longer than 25 s and was stopped"
     assert "work is incomplete" in reasons["incomplete"]
     assert "nowhere" in reasons["incomplete"]
-    for name in ("red", "memory", "kill", "leave", "slow"):
+    for name in ("red", "memory", "kill", "leave"):
         assert "figures" not in rows[name]
     assert "red: RED: it is not what it says" in said
+
+
+def test_a_case_that_takes_too_long_is_stopped_and_gets_its_row(bench):
+    bench.run("mine", "--seed", "9", "--timeout", "3", code=1)
+    (row,) = bench.rows
+    assert row["reason"] == "took longer than 3 s and was stopped"
+    assert row["status"] == "failed"
+    assert "figures" not in row
 
 
 def test_a_second_run_measures_what_has_no_row_of_these_settings_and_commit(bench):
