@@ -58,11 +58,19 @@ class Inception:
                 f"imported ({error}): {INSTALL}"
             ) from None
         self.device = torch.device(device)
-        self.network: Any = FeatureExtractorInceptionV3(
-            "inception-v3-compat",
-            ["2048", "logits_unbiased"],
-            feature_extractor_weights_path=str(path),
-        ).to(self.device)
+        try:
+            network: Any = FeatureExtractorInceptionV3(
+                "inception-v3-compat",
+                ["2048", "logits_unbiased"],
+                feature_extractor_weights_path=str(path),
+            )
+        except RuntimeError as error:
+            # torch's list of tensors that are missing, too many, or of another shape.
+            lines = [line.strip()[:200] for line in str(error).splitlines()[1:3]]
+            raise FlexvarError(
+                f"--trunk: {path} does not fit the network ({' '.join(lines)}). Expected {WEIGHTS}."
+            ) from None
+        self.network = network.to(self.device)
         self.digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
 
     @torch.inference_mode()

@@ -61,15 +61,18 @@ def offline_figures(
 ) -> dict[str, float]:
     """Quality of a pipeline's samples without any download: ``num`` images per class.
 
-    data: the set that the model was trained on; its size is taken from the pipeline. seed: of
+    data: the set that the model was trained on, seen at the samples' size. seed: of
     the samples; image i is of class i mod num_classes and has the key (seed, i). directory:
-    where the classifier is kept. steps and sampling (``guidance``, ``top_k`` ...): as in a call
-    of the pipeline. The figures are those of `sample_figures`.
+    where the classifier is kept. steps and sampling (``size``, ``guidance``, ``top_k`` ...): as in
+    a call of the pipeline. The figures are those of `sample_figures`.
     Raises `FlexvarError` for data whose classes are not the model's.
     """
     if num < 1:
         raise FlexvarError(f"num: got {num}; expected at least 1 image per class.")
-    size = pipe.size
+    any_size = bool(sampling.get("any_size"))
+    last = pipe.layout(sampling.get("size"), steps, warn=False, any_size=any_size).last
+    stride = pipe.tokenizer.space.stride
+    size = (last.h * stride, last.w * stride)
     against = reference(
         config_for(pipe, data, size), num, directory=directory, classifier_steps=classifier_steps
     )
@@ -150,8 +153,9 @@ def reconstruction_figures(
         for part in real
     )
     seen, again = against.classifier.look(real), against.classifier.look(back)
-    figures = tokenizer_figures(pipe, real)
-    last = str(pipe.layout(warn=False).last)
+    # At their own size: grids of another shape would squeeze the pictures before comparing.
+    figures = tokenizer_figures(pipe, real, size=held.size)
+    last = str(pipe.layout(held.size, warn=False).last)
     kept = {"psnr": "psnr", f"ssim/{last}": "ssim", "usage": "usage", "perplexity": "perplexity"}
     return {
         "pictures": float(len(labels_N)),

@@ -17,14 +17,17 @@ from flexvar.training.losses import SSIM_WINDOW, psnr, resized, ssim
 
 
 @torch.inference_mode()
-def tokenizer_figures(pipe: Pipeline, batches: Iterable[Tensor]) -> dict[str, float]:
+def tokenizer_figures(
+    pipe: Pipeline, batches: Iterable[Tensor], *, size: tuple[int, int] | None = None
+) -> dict[str, float]:
     """PSNR in dB, SSIM, use of codes in [0,1] and perplexity, by ``figure/grid``.
 
-    batches: pictures (B,3,H,W) in [-1,1] of the pipeline's size. What is decoded after each scale
+    batches: pictures (B,3,H,W) in [-1,1], of the pipeline's size unless ``size`` is given,
+    (height, width) in pixels. What is decoded after each scale
     is compared with the picture at that size. SSIM is left out below its window. The figures of
     the last grid stand under their bare names too.
     """
-    layout = pipe.layout(warn=False)
+    layout = pipe.layout(size, warn=False)
     counts = [torch.zeros(pipe.tokenizer.space.vocab_size, dtype=torch.int64) for _ in layout]
     sums: dict[str, float] = {}
     seen = 0
