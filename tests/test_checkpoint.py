@@ -114,7 +114,7 @@ def test_weights_of_another_depth(folder):
     message = str(caught.value)
     assert "These look like depth 2; the config says 5." in message
     assert "missing (36):" in message
-    assert "backbone.blocks.2.attention.q_bias" in message
+    assert "backbone.blocks.2.mlp_in.bias" in message
 
 
 def test_weights_of_another_width_and_number_of_classes(folder):
