@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from test_readme import blocks
 
 from flexvar.build import build
 from flexvar.checkpoint import CheckpointConfig, save
@@ -72,6 +74,16 @@ def test_all_figures_for_one_and_two_processes_and_again(digits_dir, trunk, tmp_
     done = evaluate("--model", digits_dir, "--seed", 6, "--num", 2, "--metrics", "none", "--out",
                     first, "--steps", 3, code=2)  # fmt: skip
     assert "run.json was made with other settings (seed 5 there, 6 asked for)" in done.stderr
+
+
+def test_the_command_of_the_readme(digits_dir, tmp_path):
+    (text,) = blocks("Evaluate", "bash")
+    program, command, *arguments = shlex.split(text)
+    assert (program, command) == ("flexvar", "evaluate")
+    places = {"photos": str(digits_dir), "evaluated": str(tmp_path / "out"), "10": "1"}
+    evaluate(*(places.get(word, word) for word in arguments))
+    assert results(tmp_path / "out")["figures"].keys() == {"offline", "tokenizer"}
+    assert (tmp_path / "out" / "samples.npz").is_file()
 
 
 def test_an_npz_is_a_reference(digits_dir, trunk, tmp_path):
