@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from PIL import Image
 
@@ -14,6 +15,24 @@ Points = Sequence[tuple[float, float]]
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#555555")
 MARKS = "os^Dv<>"
 WIDTH, HEIGHT, DPI = 7.2, 4.2, 110
+
+
+def blank(width: float, height: float) -> Any:
+    """An empty figure of so many inches, drawn without a display.
+
+    Raises `FlexvarError` if matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError as error:
+        raise FlexvarError(
+            f"Plots need matplotlib, which cannot be imported ({error}). Install it: "
+            'pip install "flexvar[bench]".'
+        ) from None
+    figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
 
 
 def lines(
@@ -30,17 +49,9 @@ def lines(
     at: values of x to mark with a dashed line, by their label.
     Raises `FlexvarError` if matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-        from matplotlib.ticker import NullFormatter, NullLocator
-    except ImportError as error:
-        raise FlexvarError(
-            f"Plots need matplotlib, which cannot be imported ({error}). Install it: "
-            'pip install "flexvar[bench]".'
-        ) from None
-    figure = Figure(figsize=(WIDTH, HEIGHT), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = blank(WIDTH, HEIGHT)
+    from matplotlib.ticker import NullFormatter, NullLocator
+
     axes = figure.subplots()
     for number, (name, points) in enumerate(curves.items()):
         ordered = sorted(points)

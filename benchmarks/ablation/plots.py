@@ -13,24 +13,14 @@ from PIL import Image
 
 from benchmarks.ablation import plan, published, tables
 from benchmarks.ablation.tables import Rows
-from flexvar.errors import FlexvarError
+from benchmarks.plots import blank
 
 COLOURS = ("#1b6ca8", "#d1495b", "#2e933c", "#8e5aa8")
-DPI = 110
 
 
 def figure(rows: int, columns: int, width: float, height: float) -> tuple[Any, Any]:
     """A figure and its axes, drawn without a display. Raises `FlexvarError` without matplotlib."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise FlexvarError(
-            f"Plots need matplotlib, which cannot be imported ({error}). "
-            "pip install 'flexvar[bench]'."
-        ) from None
-    drawn = Figure(figsize=(width, height), dpi=DPI, layout="constrained")
-    FigureCanvasAgg(drawn)
+    drawn = blank(width, height)
     axes = drawn.subplots(rows, columns, squeeze=False)
     for one in axes.flat:
         one.grid(color="#dddddd", linewidth=0.6)

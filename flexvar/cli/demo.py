@@ -46,6 +46,8 @@ def demo(
     names = model or checkpoint.bundled_names()
     if not names:
         raise FlexvarError("No model comes with this build; name one: --model DIR.")
+    if label is not None and image is None:
+        raise FlexvarError("--label is the class of the picture in --image; give both.")
     if out.is_file():
         raise FlexvarError(f"--out {out} is a file; name a directory.")
     photo, of_class = (images.open_image(image), label) if image is not None else _photo()
