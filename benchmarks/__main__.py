@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import cases, record
+from benchmarks import cases, command, record
 from benchmarks.record import Row
 from flexvar.errors import FlexvarError
 
@@ -16,6 +16,7 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )
+LONG = 8  # values of a list that are shown; longer ones are in the row
 Quick = Annotated[bool, typer.Option("--quick", help="Few cases, small models.")]
 Device = Annotated[str, typer.Option(help="cpu, cuda ...; auto is CUDA if any.")]
 Seed = Annotated[int, typer.Option(help="Of weights and inputs.")]
@@ -171,17 +172,10 @@ def _text(value: Any) -> str:
         )
     if isinstance(value, dict):
         return ", ".join(f"{k} {_text(v)}" for k, v in value.items())
+    if isinstance(value, list) and len(value) > LONG:
+        return f"{len(value)} values"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
 
 
-def main() -> None:
-    """Run a command; a user's mistake is a message and exit code 2."""
-    try:
-        app()
-    except FlexvarError as error:
-        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
-        raise SystemExit(2) from None
-
-
 if __name__ == "__main__":
-    main()
+    command.execute(app)

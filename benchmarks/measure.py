@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 # The fixed product that is timed in turn with everything else, so that a machine that was busy
 # can be told from code that is slower: rows and columns on a CPU and on a GPU.
@@ -134,6 +135,34 @@ class PeakMemory:
         else:
             self.mib = _peak_resident() / MIB
         self.mib = round(self.mib, 1)
+
+
+def held_mib(state: Any) -> float:
+    """MiB of the floating-point tensors that an object holds, each storage once; no weights.
+
+    Index tables, which are shared between calls, do not count.
+    """
+    storages: dict[int, int] = {}
+    seen: set[int] = set()
+    waiting = [state]
+    while waiting:
+        one = waiting.pop()
+        if id(one) in seen or isinstance(one, nn.Module | nn.Parameter | type):
+            continue
+        seen.add(id(one))
+        if isinstance(one, torch.Tensor):
+            if one.is_floating_point():
+                storage = one.untyped_storage()
+                storages[storage.data_ptr()] = storage.nbytes()
+        elif isinstance(one, Mapping):
+            waiting.extend(one.values())
+        elif isinstance(one, list | tuple):
+            waiting.extend(one)
+        else:
+            waiting.extend(getattr(one, "__dict__", {}).values())
+            slots = [name for kind in type(one).__mro__ for name in getattr(kind, "__slots__", ())]
+            waiting.extend(getattr(one, name) for name in slots if hasattr(one, name))
+    return round(sum(storages.values()) / MIB, 2)
 
 
 def _forget_peak() -> None:

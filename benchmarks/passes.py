@@ -7,12 +7,14 @@ from typing import Any
 import torch
 
 from benchmarks import limits, models, parity
-from benchmarks.measure import PeakMemory, timed
+from benchmarks.measure import PeakMemory, held_mib, timed
 from flexvar.precision import parse_dtype
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:
     """Figures of both ways, behind `parity.check`: their times, memory and the work of a pass.
+
+    ``state_mib`` is what the backbone keeps at the end of a pass scale by scale, weights apart.
 
     settings: model, pixels, batch (rows; guidance would double them), dtype, device, seed,
     repeats. The tokenizer gives the inputs and is not timed.
@@ -29,11 +31,12 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     def whole() -> None:
         model(labels_B, inputs_BLC, layout)
 
-    def by_steps() -> None:
+    def by_steps() -> Any:
         state = model.start(labels_B, layout)
         for part in layout.slices:
             inputs = inputs_BLC[:, part.start - first : part.stop - first]
             model.step(inputs if part.start else None, state)
+        return state.backbone
 
     figures: dict[str, Any] = {}
     with torch.no_grad():
@@ -41,6 +44,7 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
             with PeakMemory(pipe.device) as memory:
                 figures[name] = timed(run, pipe.device, repeats=settings["repeats"])
             figures[f"{name}_peak_mib"] = memory.mib
+        figures["state_mib"] = held_mib(by_steps())
     figures |= {
         "tokens": layout.tokens,
         "scales": len(layout),

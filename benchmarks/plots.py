@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -88,6 +89,43 @@ def lines(
     axes.spines[["top", "right"]].set_visible(False)
     if curves:
         axes.legend(frameon=False, fontsize=9)
+    return _picture(figure)
+
+
+def panels(curves: Mapping[str, Points], x: str) -> Image.Image:
+    """A panel for each curve, side by side, its values written at its points, from zero on.
+
+    Raises `FlexvarError` if matplotlib is not installed.
+    """
+    figure = blank(WIDTH * 1.4, HEIGHT * 0.8)
+    for axes, (name, points) in zip(
+        figure.subplots(1, len(curves), squeeze=False)[0], curves.items(), strict=True
+    ):
+        axes.plot(*zip(*points, strict=True), color=COLOURS[0], marker=MARKS[0], linewidth=1.8)
+        for a, b in points:
+            axes.annotate(
+                f"{b:.3g}", (a, b), xytext=(0, -14), textcoords="offset points", ha="center",
+                fontsize=9,
+            )  # fmt: skip
+        axes.set_ylim(0, 1.08 * max((b for _, b in points), default=1.0) or 1.0)
+        axes.set_xticks([a for a, _ in points])
+        axes.set_xlabel(x)
+        axes.set_title(name, fontsize=11)
+        axes.grid(which="major", color="#DDDDDD", linewidth=0.8)
+        axes.spines[["top", "right"]].set_visible(False)
+    return _picture(figure)
+
+
+def table(pictures: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Pictures of one size as one, row by row."""
+    width, height = pictures[0].size
+    page = Image.new("RGB", (columns * width, math.ceil(len(pictures) / columns) * height), "white")
+    for number, picture in enumerate(pictures):
+        page.paste(picture, (number % columns * width, number // columns * height))
+    return page
+
+
+def _picture(figure: Any) -> Image.Image:
     data = io.BytesIO()
     figure.savefig(data, format="png")
     return Image.open(io.BytesIO(data.getvalue())).convert("RGB")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import os
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -44,16 +45,19 @@ MARKS = ("RED:", "FAILED:")
 def write(machines: Mapping[str, Sequence[Row]], out: Path) -> Path:
     """The page's path. machines: rows by the name of their machine's file.
 
-    Writes index.html and report.md, each moved into place whole. Raises `FlexvarError` if they
-    cannot be written.
+    Writes index.html, and report.md with its pictures beside it, each moved into place whole.
+    Raises `FlexvarError` if they cannot be written.
     """
     if out.is_file():
         raise FlexvarError(f"--out {out} is a file; name a directory.")
     parts = [(name, suites(record.latest(rows))) for name, rows in machines.items() if rows]
     infos = {name: newest(rows) for name, rows in machines.items() if rows}
     page = (out / "index.html").resolve()
-    _write(page, html(parts, infos))
-    _write(page.with_name("report.md"), markdown(parts, infos))
+    _write(page, html(parts, infos).encode())
+    text, pictures = markdown(parts, infos)
+    for name, image in pictures.items():
+        _write(page.with_name(name), _png(image))
+    _write(page.with_name("report.md"), text.encode())
     return page
 
 
@@ -143,9 +147,12 @@ def html(parts: Parts, infos: Mapping[str, Mapping[str, str]]) -> str:
     )
 
 
-def markdown(parts: Parts, infos: Mapping[str, Mapping[str, str]]) -> str:
-    """The same tables for a README."""
+def markdown(
+    parts: Parts, infos: Mapping[str, Mapping[str, str]]
+) -> tuple[str, dict[str, Image.Image]]:
+    """The same for a README, and the pictures it names by their files' names."""
     lines = ["# flexvar benchmarks"]
+    pictures = {}
     for machine, of_machine in parts:
         lines += ["", f"## {machine}", ""]
         lines += [f"- {name}: {value}" for name, value in infos[machine].items()]
@@ -155,7 +162,15 @@ def markdown(parts: Parts, infos: Mapping[str, Mapping[str, str]]) -> str:
                 for header, body in section.tables:
                     lines += ["", _line(header), "|" + "---|" * len(header)]
                     lines += [_line(row) for row in body]
-    return "\n".join(lines) + "\n"
+                for caption, image in section.pictures:
+                    name = _slug(f"{machine} {section.title} {caption}") + ".png"
+                    pictures[name] = image
+                    lines += ["", f"![{caption}]({name})"]
+    return "\n".join(lines) + "\n", pictures
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
 
 
 def _line(cells: Sequence[object]) -> str:
@@ -179,9 +194,7 @@ def _html_table(header: Sequence[str], body: Sequence[Sequence[object]]) -> str:
 
 
 def _figure(caption: str, image: Image.Image) -> str:
-    data = io.BytesIO()
-    image.save(data, format="PNG", optimize=True)
-    source = base64.b64encode(data.getvalue()).decode("ascii")
+    source = base64.b64encode(_png(image)).decode("ascii")
     return (
         f"<figure><img src='data:image/png;base64,{source}' alt='{escape(caption, quote=True)}' "
         f"width='{image.width}' height='{image.height}'>"
@@ -189,11 +202,17 @@ def _figure(caption: str, image: Image.Image) -> str:
     )
 
 
-def _write(path: Path, text: str) -> None:
+def _png(image: Image.Image) -> bytes:
+    data = io.BytesIO()
+    image.save(data, format="PNG", optimize=True)
+    return data.getvalue()
+
+
+def _write(path: Path, data: bytes) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     except OSError as error:
         raise FlexvarError(f"Cannot write {path}: {error.strerror or error}.") from None

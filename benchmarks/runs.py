@@ -15,7 +15,7 @@ from typing import Annotated
 import typer
 from PIL import Image
 
-from benchmarks import plots
+from benchmarks import command, plots
 from flexvar.errors import FlexvarError
 from flexvar.images import labelled_sheet
 
@@ -84,10 +84,4 @@ def main(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(main)
-    try:
-        app()
-    except FlexvarError as error:
-        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
-        raise SystemExit(2) from None
+    command.run(main)

@@ -598,17 +598,20 @@ def test_bad_arguments_as_a_process(tiny_dir, files):
 
 def test_the_measuring_script_runs_over_any_checkpoint(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
-    from benchmarks.cases.editing import run as measure
+    from benchmarks import record
+    from benchmarks.editing.__main__ import measure
     from flexvar.checkpoint import Trained
 
     pytest.importorskip("sklearn")
     pipe = shake(Pipeline.from_config({**TINY, "num_classes": 10, "class_names": None}))
     pipe.config = pipe.config.model_copy(update={"trained": Trained(size=(16, 16))})
     folder = pipe.save_pretrained(tmp_path / "model")
-    rows = measure(quick=True, model=folder, data="digits", pictures=tmp_path / "sheets")
+    out = tmp_path / "measured"
+    measure(model=str(folder), data="digits", quick=True, out=out)
+    rows = record.read(out / "rows.jsonl")
     assert [row["case"].split(":")[0] for row in rows] == [
         "score", "inpaint", "inpaint", "refine", "generate", "generate",
     ]  # fmt: skip
     assert all(row["figures"] for row in rows)
     assert list(rows[-1]["figures"]) == ["4"]
-    assert (tmp_path / "sheets" / "editing-steps-plot.png").exists()
+    assert (out / "editing-steps-plot.png").exists()

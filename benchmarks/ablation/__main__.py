@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from benchmarks import record
+from benchmarks import command, record
 from benchmarks.ablation import page, trained
 from benchmarks.cases.ablation import SUITE
 from flexvar.errors import FlexvarError
@@ -34,10 +34,4 @@ def write(
 
 
 if __name__ == "__main__":
-    app = typer.Typer(pretty_exceptions_enable=False)
-    app.command()(write)
-    try:
-        app()
-    except FlexvarError as error:
-        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
-        raise SystemExit(2) from None
+    command.run(write)

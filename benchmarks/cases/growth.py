@@ -27,6 +27,7 @@ SUITE = "growth"
 SUMMARY = "Time and memory of one pass against the latent grid, transformer and Mamba, crossover"
 STRIDE = 16
 WAYS = {"whole": "all at once", "steps": "scale by scale"}
+MEMORY = {"steps_peak_mib": "most, scale by scale", "state_mib": "kept between scales"}
 Points = list[tuple[float, float]]
 
 
@@ -104,7 +105,8 @@ def crossover(first: Points, second: Points) -> float | None:
 def sections(rows: list[Row]) -> list[Section]:
     """All rows; time and memory against the side of the last grid, and where they cross."""
     header = ("case", "tokens", "all at once ms", "scale by scale ms", "peak MiB, at once",
-              "peak MiB, by scale", "parameters", "limit", "implementation")  # fmt: skip
+              "peak MiB, by scale", "kept MiB", "parameters", "limit",
+              "implementation")  # fmt: skip
 
     def cells(row: Row) -> list[object]:
         figures = row["figures"]
@@ -112,6 +114,7 @@ def sections(rows: list[Row]) -> list[Section]:
             figures["tokens"],
             *(milliseconds(figures[way]["median_s"]) for way in WAYS),
             *(f"{figures[f'{way}_peak_mib']:,.0f}" for way in WAYS),
+            f"{figures['state_mib']:,.1f}",
             f"{figures['backbone_parameters'] / 1e6:.2f} M",
             limit_cell(figures),
             row.get("implementation") or "not said",
@@ -120,22 +123,21 @@ def sections(rows: list[Row]) -> list[Section]:
     shown = shown_rows(rows)
     text = [
         "One pass of the model over the scales of one picture, against the side of the last "
-        "grid; both axes logarithmic. Backbones of equal parameters. Memory holds weights."
+        "grid; both axes logarithmic. Backbones of equal parameters. Peak memory holds weights, "
+        "logits and torch itself; what is kept is what the backbone hands on from scale to scale."
     ]
-    pictures = []
+    x = "cells a side of the last grid"
+    panels = []
     for way, words in WAYS.items():
         times = _curves(measured(shown), lambda f, way=way: 1e3 * f[way]["median_s"])
-        memory = _curves(measured(shown), lambda f, way=way: f[f"{way}_peak_mib"])
-        if not any(len(points) > 1 for points in times.values()):
-            continue
         at, said = _verdict(measured(shown), way)
         text += said
-        pictures.append(
-            (f"Time, {words}", plots.lines(times, "cells a side of the last grid", "ms", at=at))
-        )
-        pictures.append(
-            (f"Peak memory, {words}", plots.lines(memory, "cells a side of the last grid", "MiB"))
-        )
+        panels.append(plots.lines(times, x, f"ms, {words}", at=at))
+    for figure, words in MEMORY.items():
+        memory = _curves(measured(shown), lambda f, figure=figure: f[figure])
+        panels.append(plots.lines(memory, x, f"MiB, {words}"))
+    sides = {row["settings"]["side"] for row in measured(shown)}
+    pictures = [("Time and memory", plots.table(panels, columns=2))] if len(sides) > 1 else []
     tables = [mixed_rows(header, shown, cells)]
     return [Section("Growth with the grid", " ".join(text), pictures, tables)]
 

@@ -6,6 +6,7 @@ import json
 import re
 
 import pytest
+from PIL import Image
 
 pytest.importorskip("matplotlib")
 
@@ -32,6 +33,7 @@ def rows_of_growth():
         figures = {
             "whole": timing(seconds), "steps": timing(2 * seconds), "whole_peak_mib": 10.0 * side,
             "steps_peak_mib": 12.0 * side, "tokens": side, "backbone_parameters": 1_000_000,
+            "state_mib": 0.1 * side,
         }  # fmt: skip
         rows.append({
             "suite": "growth", "case": case.name, "settings": dict(case.settings),
@@ -48,7 +50,7 @@ def test_the_page_stands_alone_and_shows_what_failed(tmp_path):
             "figures": {"speed": 3}, "machine": MACHINE}  # fmt: skip
     page = report.write({"a-cpu": [*rows, gone]}, tmp_path / "out")
     text = page.read_text()
-    assert text.count("src='data:image/png;base64,") == 4
+    assert text.count("src='data:image/png;base64,") == 1
     assert not re.search(r"(src|href)='(?!data:)", text)
     assert "FAILED: out of memory: &lt;no more&gt;" in text
     assert "All at once they cross at 23 cells a side (362 px); at 64" in text
@@ -56,6 +58,8 @@ def test_the_page_stands_alone_and_shows_what_failed(tmp_path):
     assert "The suite could not show its rows" in text
     assert "speed 3" in text
     table = page.with_name("report.md").read_text()
+    (picture,) = re.findall(r"!\[.+\]\((.+)\)", table)
+    assert Image.open(page.with_name(picture)).width > 400
     assert "FAILED: out of memory: <no more>" in table
     assert "| transformer d4 width 256 grid 16 (256px) fp32 |" in table
 

@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import pytest
+import torch
+
+from benchmarks import models
+from benchmarks.measure import held_mib
+from flexvar import Layout
+
 
 def test_wrong_leaky_and_greedy_backbones_get_rows_without_figures(bench):
     names = ("wrong", "leaky", "greedy")
@@ -34,3 +41,20 @@ def test_a_third_partys_backbone_is_measured_by_its_name(bench):
     for suite in ("generate", "train"):
         said = bench("list", suite, "--quick", "--backbone", "mixer", "--device", "cpu")
         assert said.startswith("mixer d4")
+
+
+def test_what_is_kept_grows_with_the_grid_for_attention_alone():
+    kept = {}
+    for backbone in ("transformer", "mamba"):
+        spec = models.backbone_spec(backbone, 2, width=64)
+        pipe = models.pipeline(models.config(spec), seed=0, device="cpu")
+        for layout in (Layout.of(1, 2, 4), Layout.of(1, 2, 8)):
+            state = pipe.model.start(torch.zeros(1, dtype=torch.long), layout)
+            inputs = torch.zeros(1, layout.tokens, pipe.tokenizer.space.code_dim)
+            for part in layout.slices:
+                pipe.model.step(inputs[:, part] if part.start else None, state)
+            kept[backbone, layout.tokens] = held_mib(state.backbone)
+    # Keys and values of 2 blocks at width 64, in fp32: 1 KiB a token.
+    grown = kept["transformer", 69] - kept["transformer", 21]
+    assert grown == pytest.approx(48 / 1024, abs=0.011)
+    assert kept["mamba", 69] == kept["mamba", 21] > 0
