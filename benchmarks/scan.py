@@ -24,6 +24,7 @@ from torch import Tensor
 from benchmarks import measure
 from flexvar.config import parse
 from flexvar.layout import Layout
+from flexvar.memory import keep_freed_memory
 from flexvar.protocols import Facts, Position
 
 LAYOUT_256 = Layout.of(1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # 680 tokens
@@ -153,6 +154,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--depth", type=int, default=8, help="of the backbone that generates")
     parser.add_argument("--repeats", type=int, default=7)
     options = parser.parse_args(argv)
+    keep_freed_memory()  # as flexvar's own commands do
     counts = list(accumulate(grid.cells for grid in LAYOUT_256))
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "

@@ -7,10 +7,10 @@ import math
 
 import pytest
 import torch
-from flexvar_plugins.backbones import ssd
+from flexvar_plugins.backbones import scan_kernels
 from flexvar_plugins.backbones.mamba import MambaBackbone, MambaConfig, Mixer
+from flexvar_plugins.backbones.scan_kernels import Package
 from flexvar_plugins.backbones.scan_paths import PATHS, ZIGZAG8
-from flexvar_plugins.backbones.ssd import Package
 from helpers import TINY, shake
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -312,13 +312,13 @@ def test_rotary_positions_are_refused():
 
 
 def test_absent_kernels_are_an_error_when_built(monkeypatch):
-    monkeypatch.setattr(ssd, "probe", lambda name: Package(reason=f"{name}: No module"))
+    monkeypatch.setattr(scan_kernels, "probe", lambda name: Package(reason=f"{name}: No module"))
     with pytest.raises(PluginError, match=r"'kernels' cannot be used here.*pip install.*'torch'"):
         make(implementation="kernels")
 
 
 def test_the_choice_is_reported(caplog):
-    ssd.choose.cache_clear()
+    scan_kernels.choose.cache_clear()
     with caplog.at_level(logging.INFO, logger="flexvar"):
         assert make().implementation() == "torch"
     assert "scan: torch (mamba-ssm runs on CUDA only, the model is on cpu)" in caplog.text
@@ -370,7 +370,7 @@ def test_a_checkpoint_comes_back_the_same(tmp_path):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("implementation", ["torch", "kernels", "fla"])
 def test_steps_equal_forward_on_a_gpu_in_bf16(implementation):
-    if reason := ssd.why_not_installed(implementation):
+    if reason := scan_kernels.why_not_installed(implementation):
         pytest.skip(reason)
     model, layout = make(depth=4, implementation=implementation).cuda(), LAYOUTS["10 steps"]
     x_BLD, cond_BD = (tensor.cuda() for tensor in draw(layout))

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from flexvar_plugins.backbones import ssd
-from flexvar_plugins.backbones.ssd import Inputs, Package
+from flexvar_plugins.backbones import scan_kernels, ssd
+from flexvar_plugins.backbones.scan_kernels import Package
+from flexvar_plugins.backbones.ssd import Inputs
 
 from flexvar.errors import PluginError
 
@@ -158,31 +159,31 @@ def test_convolution_tail_of_a_single_token_begins_with_zeros():
 
 
 def test_named_implementation_that_is_absent_says_what_to_install(monkeypatch):
-    monkeypatch.setattr(ssd, "probe", lambda name: Package(reason=f"{name}: No module"))
+    monkeypatch.setattr(scan_kernels, "probe", lambda name: Package(reason=f"{name}: No module"))
     with pytest.raises(PluginError, match=r"'kernels'.*mamba_ssm: No module.*pip install.*'torch'"):
-        ssd.require("kernels")
+        scan_kernels.require("kernels")
     with pytest.raises(PluginError, match=r"'fla'.*pip install fla-core.*'torch'"):
-        ssd.require("fla")
+        scan_kernels.require("fla")
     for name in ("auto", "reference", "torch"):
-        ssd.require(name)
+        scan_kernels.require(name)
 
 
 @pytest.fixture
 def fresh_choice():
-    ssd.choose.cache_clear()
+    scan_kernels.choose.cache_clear()
     yield
-    ssd.choose.cache_clear()
+    scan_kernels.choose.cache_clear()
 
 
 @pytest.mark.usefixtures("fresh_choice")
 def test_auto_takes_kernels_where_they_can_run(monkeypatch, caplog):
-    monkeypatch.setattr(ssd, "probe", lambda name: Package((print,)))
+    monkeypatch.setattr(scan_kernels, "probe", lambda name: Package((print,)))
     cuda = torch.device("cuda")
     with caplog.at_level("INFO", logger="flexvar"):
-        assert ssd.choose("auto", CPU, torch.bfloat16) == "torch"
-        assert ssd.choose("auto", cuda, torch.float32) == "torch"
-        assert ssd.choose("auto", cuda, torch.bfloat16) == "kernels"
-        assert ssd.choose("auto", cuda, torch.bfloat16) == "kernels"
+        assert scan_kernels.choose("auto", CPU, torch.bfloat16) == "torch"
+        assert scan_kernels.choose("auto", cuda, torch.float32) == "torch"
+        assert scan_kernels.choose("auto", cuda, torch.bfloat16) == "kernels"
+        assert scan_kernels.choose("auto", cuda, torch.bfloat16) == "kernels"
     assert [record.message.split(" ")[1] for record in caplog.records] == [
         "torch",
         "torch",
@@ -194,9 +195,9 @@ def test_auto_takes_kernels_where_they_can_run(monkeypatch, caplog):
 
 @pytest.mark.usefixtures("fresh_choice")
 def test_auto_without_packages_says_why(monkeypatch, caplog):
-    monkeypatch.setattr(ssd, "probe", lambda name: Package(reason=f"{name}: No module"))
+    monkeypatch.setattr(scan_kernels, "probe", lambda name: Package(reason=f"{name}: No module"))
     with caplog.at_level("INFO", logger="flexvar"):
-        assert ssd.choose("auto", torch.device("cuda"), torch.bfloat16) == "torch"
+        assert scan_kernels.choose("auto", torch.device("cuda"), torch.bfloat16) == "torch"
     assert "mamba_ssm: No module; causal_conv1d: No module" in caplog.text
 
 
@@ -204,7 +205,7 @@ def test_auto_without_packages_says_why(monkeypatch, caplog):
 @pytest.mark.parametrize("name", ["kernels", "fla"])
 def test_named_kernels_do_not_run_on_a_cpu(name):
     with pytest.raises(PluginError, match=f"'{name}' cannot run here: it runs on CUDA only"):
-        ssd.choose(name, CPU, torch.float32)
+        scan_kernels.choose(name, CPU, torch.float32)
 
 
 @pytest.fixture
@@ -219,23 +220,23 @@ def fake_package(tmp_path, monkeypatch):
     (tmp_path / "mamba_ssm" / "__init__.py").write_text("import selective_scan_cuda\n")
     monkeypatch.syspath_prepend(tmp_path)
     importlib.invalidate_caches()
-    ssd.probe.cache_clear()
+    scan_kernels.probe.cache_clear()
     yield folder / "ssd_combined.py"
-    ssd.probe.cache_clear()
+    scan_kernels.probe.cache_clear()
     for name in [name for name in sys.modules if name.split(".")[0] == "mamba_ssm"]:
         del sys.modules[name]
 
 
 def test_probe_imports_mamba_without_mamba_1s_kernels(fake_package):
     fake_package.write_text("def mamba_chunk_scan_combined(): pass\n")
-    (function,) = ssd.probe("mamba_ssm").functions
+    (function,) = scan_kernels.probe("mamba_ssm").functions
     assert function.__name__ == "mamba_chunk_scan_combined"
     assert "selective_scan_cuda" not in sys.modules
 
 
 def test_probe_keeps_the_reason_of_a_failed_import(fake_package):
     fake_package.write_text("raise OSError('libcudart.so is missing')\n")
-    assert ssd.probe("mamba_ssm").reason == "mamba_ssm: OSError: libcudart.so is missing"
+    assert scan_kernels.probe("mamba_ssm").reason == "mamba_ssm: OSError: libcudart.so is missing"
     assert "selective_scan_cuda" not in sys.modules
 
 
@@ -282,22 +283,22 @@ FAKES = {
 }
 
 
-@pytest.mark.parametrize("scan", [ssd.kernel_scan, ssd.fla_scan])
+@pytest.mark.parametrize("scan", [scan_kernels.kernel_scan, scan_kernels.fla_scan])
 @pytest.mark.parametrize("state", [True, False])
 @pytest.mark.parametrize("length", [1, 17])
 def test_calls_of_the_scan_kernels_follow_their_interface(monkeypatch, scan, state, length):
-    monkeypatch.setattr(ssd, "probe", lambda name: Package((FAKES[name],)))
+    monkeypatch.setattr(scan_kernels, "probe", lambda name: Package((FAKES[name],)))
     inputs = make_inputs(length, state=state)
     assert_same(run(scan, inputs), run(ssd.reference, inputs), 1e-4)
 
 
 @pytest.mark.parametrize("length", [1, 2, 9])
 def test_calls_of_the_convolution_kernel_follow_its_interface(monkeypatch, length):
-    monkeypatch.setattr(ssd, "probe", lambda name: Package((FAKES[name],)))
+    monkeypatch.setattr(scan_kernels, "probe", lambda name: Package((FAKES[name],)))
     weight, bias, tail = torch.randn(16, 4), torch.randn(16), torch.randn(2, 3, 16)
     x_BLE = torch.randn(2, length, 21)[..., 3:19]  # a slice with odd strides, as of a projection
     for before in (None, tail):
-        ours = ssd.kernel_convolve(x_BLE, weight, bias, before)
+        ours = scan_kernels.kernel_convolve(x_BLE, weight, bias, before)
         for value, expected in zip(ours, ssd.convolve(x_BLE, weight, bias, before), strict=True):
             torch.testing.assert_close(value, expected, atol=1e-5, rtol=1e-5)
 
@@ -328,25 +329,25 @@ def on_gpu(inputs: Inputs) -> Inputs:
 @pytest.mark.parametrize("length", [1, 3, 256, 680])
 @pytest.mark.parametrize("name", ["torch", "kernels", "fla"])
 def test_scans_agree_on_a_gpu_both_ways(name, length, dtype):
-    if reason := ssd.why_not_installed(name):
+    if reason := scan_kernels.why_not_installed(name):
         pytest.skip(reason)
     inputs = on_gpu(make_inputs(length, heads=4, dim=64, states=128, dtype=dtype))
     tolerance = TOLERANCE[dtype]
     if name != "torch" and dtype == torch.float32:
         tolerance = 5e-3  # Triton multiplies fp32 as TF32, 10 bits, unless told otherwise
-    assert_same(run(ssd.KERNELS[name].scan, inputs), run(ssd.reference, inputs), tolerance)
+    assert_same(run(scan_kernels.KERNELS[name].scan, inputs), run(ssd.reference, inputs), tolerance)
 
 
 @pytest.mark.gpu
 @needs_gpu
 @pytest.mark.parametrize("length", [1, 2, 3, 256])
 def test_convolutions_agree_on_a_gpu(length):
-    if reason := ssd.why_not_installed("kernels"):
+    if reason := scan_kernels.why_not_installed("kernels"):
         pytest.skip(reason)
     leaves = [torch.randn(*shape, device="cuda") for shape in ((2, length, 64), (64, 4), (64,))]
     tail = torch.randn(2, 3, 64, device="cuda")
     results = []
-    for convolve in (ssd.convolve, ssd.kernel_convolve):
+    for convolve in (ssd.convolve, scan_kernels.kernel_convolve):
         inputs = [leaf.clone().requires_grad_() for leaf in (*leaves, tail)]
         y, after = convolve(*inputs)
         (y.square().sum() + after.square().sum()).backward()

@@ -13,7 +13,7 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import torch
-from flexvar_plugins.backbones import ssd
+from flexvar_plugins.backbones import scan_kernels, ssd
 from test_ssd import NAMES, assert_same, make_inputs, run
 from triton.runtime.autotuner import Autotuner
 
@@ -24,19 +24,19 @@ def main() -> None:
         multi_processor_count=1, total_memory=2**30, name="interpreter", major=9, minor=0
     )
     Autotuner._bench = lambda *_, **__: [1.0, 1.0, 1.0]
-    if reason := ssd.probe("mamba_ssm").reason:
+    if reason := scan_kernels.probe("mamba_ssm").reason:
         sys.exit(reason)
     for length in (1, 2, 17, 37):
         for state in (True, False):
             inputs = make_inputs(length, batch=1, heads=2, states=16, state=state)
-            assert_same(run(ssd.kernel_scan, inputs, 16), run(ssd.reference, inputs), 1e-4)
+            assert_same(run(scan_kernels.kernel_scan, inputs, 16), run(ssd.reference, inputs), 1e-4)
     # State carried from scale to scale.
     whole = make_inputs(55, batch=1, heads=2, states=16, state=False)
     parts, state, start = [], None, 0
     for count in (1, 4, 9, 16, 25):
         cut = slice(start, start + count)
         sequences = {name: getattr(whole, name)[:, cut] for name in NAMES if "BL" in name}
-        y, state = ssd.kernel_scan(replace(whole, **sequences, state_BHdN=state), 16)
+        y, state = scan_kernels.kernel_scan(replace(whole, **sequences, state_BHdN=state), 16)
         parts.append(y)
         start += count
     y_BLHd, state_BHdN = ssd.reference(whole)

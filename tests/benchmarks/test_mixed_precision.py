@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from flexvar_plugins.backbones import attention, ssd
+from flexvar_plugins.backbones import attention, scan_kernels
 
 from benchmarks import models, parity
 from benchmarks.suite import Red
@@ -18,7 +18,7 @@ def pipeline(**backbone):
     return pipe
 
 
-@pytest.mark.parametrize(("name", "module"), [("transformer", attention), ("mamba", ssd)])
+@pytest.mark.parametrize(("name", "module"), [("transformer", attention), ("mamba", scan_kernels)])
 def test_kernel_follows_autocast(name, module, monkeypatch):
     asked = []
     pipe = pipeline(name=name)

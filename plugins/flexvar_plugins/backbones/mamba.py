@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import math
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
-from torch import Tensor, nn
+from torch import Tensor
 
 from flexvar.config import ComponentConfig
-from flexvar.dense import Linear
 from flexvar.kernels import Kernel
 from flexvar.layout import Layout
 from flexvar.precision import computing_dtype
 from flexvar.protocols import Facts, Position
-from flexvar_plugins.backbones import scan_paths, ssd
+from flexvar_plugins.backbones import scan_kernels, scan_paths
 from flexvar_plugins.backbones.adaln import (
     AdaLnBackbone,
     AdaLnBlock,
@@ -27,13 +23,10 @@ from flexvar_plugins.backbones.adaln import (
     modulated_norm,
     shrink,
 )
+from flexvar_plugins.backbones.mixer import Memory, Mixer
+from flexvar_plugins.backbones.scan_kernels import Implementation
 from flexvar_plugins.backbones.scan_paths import ZIGZAG8, Path
-from flexvar_plugins.backbones.ssd import Implementation
 
-# Published initialisation of Mamba-2: decay rates, and step sizes dt at a zero projection.
-RATE_RANGE = (1.0, 16.0)
-DT_RANGE, DT_FLOOR = (1e-3, 1e-1), 1e-4
-NORM_EPS = 1e-5
 # Head dimensions to choose from, best first; 64 is the published one.
 HEAD_DIMS = (64, 32, 16, 8)
 
@@ -126,84 +119,6 @@ class MambaConfig(ComponentConfig):
         return self.depth if self.mlp else 2 * self.depth
 
 
-class Memory(NamedTuple):
-    """What a mixer hands over from scale to scale, in the order of its path.
-
-    tail_BTE: the last inputs of the convolution. state_BHdN: the state of the scan, fp32.
-    """
-
-    tail_BTE: Tensor
-    state_BHdN: Tensor
-
-
-class Mixer(nn.Module):
-    """Mamba-2's mixer: gate and scan of a convolved projection (arXiv 2405.21060, section 7.1).
-
-    One group: all heads share what they write to and read from the state. A_log, dt_bias and D
-    have the names of the paper and its released weights.
-    """
-
-    keep_fp32 = frozenset({"A_log", "dt_bias", "D"})
-
-    def __init__(self, config: MambaConfig) -> None:
-        super().__init__()
-        inner, heads = config.inner, config.num_heads
-        self.chunk_size, self.head_dim = config.chunk_size, config.head_dim
-        convolved = inner + 2 * config.state_size
-        self.convolution_sizes = [inner, config.state_size, config.state_size]
-        self.projection_sizes = [inner, convolved, heads]
-        self.in_proj = Linear(config.width, sum(self.projection_sizes), bias=False)
-        self.conv_weight = nn.Parameter(torch.empty(convolved, config.conv_width))
-        self.conv_bias = nn.Parameter(torch.empty(convolved))
-        self.A_log = nn.Parameter(torch.empty(heads))
-        self.dt_bias = nn.Parameter(torch.empty(heads))
-        self.D = nn.Parameter(torch.empty(heads))
-        self.norm_weight = nn.Parameter(torch.empty(inner))
-        self.out_proj = Linear(inner, config.width, bias=False)
-
-    @torch.no_grad()
-    def initialise(self, shrink: float) -> None:
-        """The published start: rates, steps, and uniform weights by fan-in; output * shrink."""
-        for linear in (self.in_proj, self.out_proj):
-            nn.init.uniform_(linear.weight, -1, 1).div_(math.sqrt(linear.in_features))
-        self.out_proj.weight.mul_(shrink)
-        for parameter in (self.conv_weight, self.conv_bias):
-            nn.init.uniform_(parameter, -1, 1).div_(math.sqrt(self.conv_weight.shape[1]))
-        self.A_log.uniform_(*RATE_RANGE).log_()
-        low, high = (math.log(bound) for bound in DT_RANGE)
-        dt_H = self.dt_bias.uniform_(low, high).exp().clamp_min(DT_FLOOR)
-        # The inverse of softplus, so that a zero projection gives dt.
-        self.dt_bias.copy_(dt_H + torch.log(-torch.expm1(-dt_H)))
-        nn.init.ones_(self.D)
-        nn.init.ones_(self.norm_weight)
-
-    def forward(
-        self, x_BLD: Tensor, memory: Memory | None, kernels: ssd.Kernels
-    ) -> tuple[Tensor, Memory]:
-        """(B,L,D) of tokens in scan order, and the memory after them; None is a fresh memory."""
-        tail_BTE, state_BHdN = memory or (None, None)
-        gate_BLE, mixed_BLE, dt_BLH = self.in_proj(x_BLD).split(self.projection_sizes, dim=-1)
-        mixed_BLE, tail_BTE = kernels.convolve(
-            mixed_BLE, self.conv_weight, self.conv_bias, tail_BTE
-        )
-        # Every implementation chooses its own precision.
-        with _without_autocast(x_BLD.device):
-            inner_BLE, write_BLN, read_BLN = mixed_BLE.split(self.convolution_sizes, dim=-1)
-            inputs = ssd.Inputs(
-                x_BLHd=inner_BLE.unflatten(-1, (-1, self.head_dim)),
-                dt_BLH=F.softplus(dt_BLH.float() + self.dt_bias.float()),
-                rate_H=-self.A_log.float().exp(),
-                write_BLN=write_BLN,
-                read_BLN=read_BLN,
-                skip_H=self.D.float(),
-                state_BHdN=state_BHdN,
-            )
-            y_BLHd, state_BHdN = kernels.scan(inputs, self.chunk_size)
-            y_BLE = y_BLHd.flatten(2).float() * F.silu(gate_BLE.float())
-            y_BLE = F.rms_norm(y_BLE, y_BLE.shape[-1:], self.norm_weight.float(), NORM_EPS)
-        return self.out_proj(y_BLE.to(gate_BLE.dtype)), Memory(tail_BTE, state_BHdN)
-
-
 class Block(AdaLnBlock):
     """A mixer, then an MLP or a second mixer."""
 
@@ -234,7 +149,7 @@ class MambaState:
     modulations: Modulations
     gathers: list[Gathers]
     memories: list[Memory | None]
-    kernels: ssd.Kernels
+    kernels: scan_kernels.Kernels
     scale: int = 0
 
 
@@ -272,7 +187,7 @@ class MambaBackbone(AdaLnBackbone):
     def __init__(self, config: MambaConfig, *, facts: Facts) -> None:
         super().__init__()
         del facts  # everything it needs is in its options
-        ssd.require(config.implementation)
+        scan_kernels.require(config.implementation)
         self.config = config
         self.width, self.head_dim = config.width, config.head_dim
         self.paths = [config.paths[n % len(config.paths)] for n in range(config.mixers)]
@@ -281,12 +196,12 @@ class MambaBackbone(AdaLnBackbone):
     @classmethod
     def kernels(cls) -> tuple[Kernel, ...]:
         """The scans, and whether they can be had here."""
-        return ssd.available()
+        return scan_kernels.available()
 
     @classmethod
     def auto(cls, device: torch.device, dtype: torch.dtype) -> str:
         """The scan that ``auto`` takes on a device in a dtype."""
-        return ssd.choose("auto", device, dtype)
+        return scan_kernels.choose("auto", device, dtype)
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -294,7 +209,9 @@ class MambaBackbone(AdaLnBackbone):
     def implementation(self) -> str:
         """The scan that runs with the weights as they are, or under autocast now."""
         weight = self._blocks()[0].mixer.out_proj.weight
-        return ssd.choose(self.config.implementation, weight.device, computing_dtype(weight))
+        return scan_kernels.choose(
+            self.config.implementation, weight.device, computing_dtype(weight)
+        )
 
     def forward(self, x_BLD: Tensor, cond_BD: Tensor, layout: Layout, position: Position) -> Tensor:
         """Features (B,L,D) of all scales at once: one scan over all tokens in every mixer."""
@@ -329,7 +246,7 @@ class MambaBackbone(AdaLnBackbone):
         modulations: Modulations,
         gathers: Gathers,
         memories: list[Memory | None],
-        kernels: ssd.Kernels,
+        kernels: scan_kernels.Kernels,
     ) -> tuple[Tensor, list[Memory | None]]:
         """All blocks. The stream stays in a mixer's order until the next mixer needs its own."""
         after: list[Memory | None] = []
@@ -350,13 +267,7 @@ class MambaBackbone(AdaLnBackbone):
                 x_BLD = block.residual(x_BLD, second.gate, mixed_BLD)
         return scan_paths.permute(x_BLD, gathers[-1]), after
 
-    def _kernels(self, like: Tensor) -> ssd.Kernels:
+    def _kernels(self, like: Tensor) -> scan_kernels.Kernels:
         # Under autocast the mixers compute in its dtype, whatever that of the stream.
-        name = ssd.choose(self.config.implementation, like.device, computing_dtype(like))
-        return ssd.KERNELS[name]
-
-
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()  # the meta device, where shapes and operations are counted
-    return torch.autocast(device.type, enabled=False)
+        name = scan_kernels.choose(self.config.implementation, like.device, computing_dtype(like))
+        return scan_kernels.KERNELS[name]
