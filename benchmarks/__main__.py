@@ -49,7 +49,13 @@ def list_suites(
 
 @app.command()
 def run(
-    suite: Annotated[str, typer.Argument(help="A name from `python -m benchmarks list`.")],
+    suites: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SUITE...",
+            help="Names from `python -m benchmarks list`; `all` is all but the ablation.",
+        ),
+    ],
     quick: Quick = False,
     device: Device = "auto",
     filter_: Annotated[
@@ -74,23 +80,37 @@ def run(
         Path | None, typer.Option(help="JSON Lines file; by default one per machine.")
     ] = None,
 ) -> None:
-    """Run a suite; each case adds its row to the results file of this machine as it ends.
+    """Run suites; each case adds its row to the results file of this machine as it ends.
 
     The same command goes on where it was stopped. Exit code 1 if a row is red or failed.
 
     Example: python -m benchmarks run generate --quick
+
+    Example: python -m benchmarks run all --device cuda --budget 600
     """
     from benchmarks.runner import Run, choose
 
     options = _options(quick, device, seed, backbone)
-    chosen = choose(cases.load(suite).cases(options), filter_)
+    found = {}
+    for name in _named(suites):
+        try:
+            found[name] = cases.load(name).cases(options)
+        except FlexvarError as error:
+            if name in suites:
+                raise
+            typer.secho(f"{name} is left out: {error}", fg=typer.colors.RED, err=True)
+    chosen = choose(found, filter_)
     path = record.results_file() if out is None else out
     if path.is_dir():
         raise FlexvarError(f"--out {path} is a directory; name a file.")
-    started = Run(
-        suite, options, path, again, budget, timeout, jobs, show=_show, say=lambda t: typer.echo(t)
+    measure = Run(
+        options, path, again, budget, timeout, jobs, show=_show, say=lambda t: typer.echo(t)
     )
-    sound = started(chosen)
+    sound = True
+    for name, wanted in chosen.items():
+        if len(chosen) > 1:
+            typer.secho(f"{name}: {cases.summary(name)}", bold=True)
+        sound &= measure(name, wanted)
     typer.echo(f"rows: {path}")
     raise typer.Exit(0 if sound else 1)
 
@@ -137,6 +157,12 @@ def report(
             "There are no results yet; measure some: python -m benchmarks run generate --quick."
         )
     typer.echo(str(reporting.write({path.stem: record.read(path) for path in files}, out)))
+
+
+def _named(suites: list[str]) -> list[str]:
+    """The suites, each once; ``all`` is every one but the ablation, which trains for an hour."""
+    named = [name for name in cases.names() if name != "ablation"] if "all" in suites else []
+    return list(dict.fromkeys([*named, *(name for name in suites if name != "all")]))
 
 
 def _options(quick: bool, device: str, seed: int, backbones: list[str] | None) -> Any:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,14 @@ TAIL = 300
 
 @dataclass
 class Run:
-    """A run of some cases.
+    """A run of some cases of one suite after another.
 
-    suite: as the user named it. out: the results file. again: also cases that have a row.
-    budget: seconds after which no new case starts. timeout: seconds after which a case is
+    out: the results file. again: also cases that have a row. budget: seconds, from now and for
+    all suites, after which no new case starts. timeout: seconds after which a case is
     stopped and counted as failed. jobs: cases side by side. show: called with each row. say:
     called with a line of text.
     """
 
-    suite: str
     options: Options
     out: Path
     again: bool = False
@@ -43,10 +42,13 @@ class Run:
     show: Callable[[Row], Any] = print
     say: Callable[[str], Any] = print
     _rates: dict[str, Any] = field(default_factory=dict)
+    _begun: float = field(default_factory=time.monotonic)
 
-    def __call__(self, cases: Sequence[Case]) -> bool:
-        """Whether every row is sound, those of earlier runs with the same commit included."""
-        begun = time.monotonic()
+    def __call__(self, suite: str, cases: Sequence[Case]) -> bool:
+        """Whether every row is sound, those of earlier runs with the same commit included.
+
+        suite: as the user named it.
+        """
         done = self._done()
         kept = [done[key] for case in cases if (key := _key(case)) in done]
         waiting = [case for case in cases if _key(case) not in done]
@@ -58,19 +60,19 @@ class Run:
                 + "; --again measures them anew."
             )
         sound = all(record.status(row) == "ok" for row in kept)
-        if waiting and not self._spent(begun):
+        if waiting and not self._spent():
             self._measure_rates(waiting)
         running: list[Child] = []
         try:
             while waiting or running:
-                if waiting and self._spent(begun):
+                if waiting and self._spent():
                     self.say(
                         f"The budget of {self.budget:g} s is spent; {len(waiting)} of "
                         f"{len(cases)} cases are left. The same command goes on with them."
                     )
                     waiting = []
                 while waiting and len(running) < self.jobs:
-                    running.append(self._start(waiting.pop(0)))
+                    running.append(self._start(suite, waiting.pop(0)))
                 for child in [child for child in running if child.ended(self.timeout)]:
                     running.remove(child)
                     row = self._finish(child)
@@ -84,8 +86,8 @@ class Run:
                 child.stop()
         return sound
 
-    def _spent(self, begun: float) -> bool:
-        return self.budget is not None and time.monotonic() - begun >= self.budget
+    def _spent(self) -> bool:
+        return self.budget is not None and time.monotonic() - self._begun >= self.budget
 
     def _done(self) -> dict[str, Row]:
         """Rows of this commit by suite, case and settings."""
@@ -99,7 +101,7 @@ class Run:
 
     def _measure_rates(self, cases: Sequence[Case]) -> None:
         dtypes = sorted({str(d) for case in cases if (d := case.settings.get("dtype"))})
-        if not dtypes:
+        if not dtypes or set(dtypes) <= self._rates.get("flops", {}).keys():
             return
         child = Child({"rates": {"device": self.options.device, "dtypes": dtypes}}, self.jobs)
         while not child.ended(120.0):
@@ -112,9 +114,9 @@ class Run:
         rates = ", ".join(f"{d} {r / 1e9:,.0f} GFLOP/s" for d, r in found["flops"].items())
         self.say(f"rates of {self.options.device}: {rates}, copy {found['bytes'] / 1e9:,.1f} GB/s")
 
-    def _start(self, case: Case) -> Child:
+    def _start(self, suite: str, case: Case) -> Child:
         request = {
-            "suite": self.suite,
+            "suite": suite,
             "case": case.name,
             "options": asdict(self.options),
             "commit": record.machine()["commit"],
@@ -209,14 +211,21 @@ class Child:
         return f"its process ended with code {code}: {(tail or ['no output'])[-1][:TAIL]}"
 
 
-def choose(cases: Sequence[Case], text: str) -> list[Case]:
-    """The cases whose name contains a text. Raises `FlexvarError` if there is none."""
-    names = [case.name for case in cases]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise FlexvarError(f"The suite has two cases of one name: {', '.join(twice)}.")
-    chosen = [case for case in cases if text.lower() in case.name.lower()]
+def choose(suites: Mapping[str, Sequence[Case]], text: str) -> dict[str, list[Case]]:
+    """The cases of each suite whose name contains a text, of suites that have any.
+
+    Raises `FlexvarError` if there is none at all, and for two cases of one name.
+    """
+    chosen = {}
+    for suite, cases in suites.items():
+        names = [case.name for case in cases]
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise FlexvarError(f"Suite {suite!r} has two cases of one name: {', '.join(twice)}.")
+        if found := [case for case in cases if text.lower() in case.name.lower()]:
+            chosen[suite] = found
     if not chosen:
-        raise FlexvarError(f"No case contains {text!r}. Cases: {'; '.join(names) or 'none'}.")
+        every = "; ".join(case.name for cases in suites.values() for case in cases)
+        raise FlexvarError(f"No case contains {text!r}. Cases: {every or 'none'}.")
     return chosen
 
 

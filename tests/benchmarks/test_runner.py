@@ -108,7 +108,18 @@ def test_a_users_mistakes_are_messages(bench, tmp_path):
 def test_two_cases_of_one_name_are_refused():
     case = Case("s", "twice", {}, dict)
     with pytest.raises(FlexvarError, match="two cases of one name: twice"):
-        choose([case, case], "")
+        choose({"s": [case, case]}, "")
+
+
+def test_all_is_every_suite_but_the_ablation_and_leaves_out_what_cannot_be_loaded(bench):
+    said = bench.run("all", "--filter", "sound")
+    assert "half is left out: Suite 'half'" in said
+    assert [row["case"] for row in bench.rows] == ["sound"]
+    # Several by name: a case in any of them is enough.
+    said = bench.run("generate-cpu", "mine", "mine", "--quick", "--filter", "second")
+    assert [row["case"] for row in bench.rows] == ["sound", "second"]
+    said = bench.run("all", "--filter", "scaling", code=2)
+    assert "No case contains 'scaling'" in said
 
 
 def test_a_plugins_suite_is_listed_run_and_checked(bench):
