@@ -224,6 +224,11 @@ def choose(suites: Mapping[str, Sequence[Case]], text: str) -> dict[str, list[Ca
         if found := [case for case in cases if text.lower() in case.name.lower()]:
             chosen[suite] = found
     if not chosen:
+        if len(suites) > 1:  # too many to name
+            raise FlexvarError(
+                f"No case contains {text!r}; see `python -m benchmarks list SUITE`. "
+                f"Suites: {', '.join(suites)}."
+            )
         every = "; ".join(case.name for cases in suites.values() for case in cases)
         raise FlexvarError(f"No case contains {text!r}. Cases: {every or 'none'}.")
     return chosen
