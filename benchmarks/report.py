@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import io
-import os
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
@@ -17,6 +16,7 @@ from benchmarks.cases.common import why
 from benchmarks.record import Row
 from benchmarks.suite import Section, Table
 from flexvar.errors import FlexvarError
+from flexvar.files import whole_file
 
 STYLE = """
 :root { color-scheme: light; }
@@ -209,10 +209,5 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
         temporary.write_bytes(data)
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FlexvarError(f"Cannot write {path}: {error.strerror or error}.") from None

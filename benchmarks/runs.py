@@ -17,6 +17,7 @@ from PIL import Image
 
 from benchmarks import command, plots
 from flexvar.errors import FlexvarError
+from flexvar.files import whole_file
 from flexvar.images import labelled_sheet
 
 Points = list[tuple[float, float]]
@@ -77,9 +78,8 @@ def main(
     Example: python -m benchmarks.runs runs/photos-model runs/photos-mamba --out twins.png
     """
     page = picture(runs)
-    temporary = out.with_name(f".{out.name}")
-    page.save(temporary, format="PNG")
-    temporary.replace(out)
+    with whole_file(out) as temporary:
+        page.save(temporary, format="PNG")
     typer.echo(str(out))
 
 

@@ -45,6 +45,10 @@ class Options:
         """The backbones to measure."""
         return self.backbones or FIRST_PARTY
 
+    def settings(self, **own: Any) -> dict[str, Any]:
+        """A case's settings: its own, and device, seed and whether it is a quick one."""
+        return {"device": self.device, "seed": self.seed, "quick": self.quick, **own}
+
 
 @dataclass(frozen=True, slots=True)
 class Case:

@@ -12,14 +12,13 @@ from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch.nn.functional as F
+from flexvar_plugins.tokenizers.multiscale import MultiscaleTokenizer
 from flexvar_plugins.tokenizers.residual import ResidualTokenizer
-from torch import Tensor, nn
+from torch import nn
 
 from flexvar import Pipeline
 from flexvar.build import build
 from flexvar.checkpoint import CheckpointConfig
-from flexvar.layout import Grid, Layout
 from flexvar.plugin import Component, default_registry, hookimpl
 
 NAME = "benchmark-full-over-residual"
@@ -28,24 +27,9 @@ NAME = "benchmark-full-over-residual"
 class FullOverResidual(ResidualTokenizer):
     """Weights and codebook of a residual tokenizer; scales as of `MultiscaleTokenizer`."""
 
-    def quantize(self, latent_BChw: Tensor, layout: Layout) -> tuple[Tensor, ...]:
-        """One (B,h,w) int64 map per grid: the nearest codes of the area-resized latent."""
-        latent = latent_BChw.float()
-        return tuple(
-            self.codebook.nearest(F.interpolate(latent, size=tuple(grid), mode="area"))
-            for grid in layout
-        )
-
-    def fold(
-        self, latent_BChw: Tensor | None, code_BChw: Tensor, layout: Layout, step: int
-    ) -> Tensor:
-        """The latent after a scale is that scale's own codes."""
-        del latent_BChw, layout, step
-        return code_BChw
-
-    def resize(self, latent_BChw: Tensor, grid: Grid) -> Tensor:
-        """The input of a grid's scale: the codes, resized bicubically."""
-        return F.interpolate(latent_BChw, size=tuple(grid), mode="bicubic")
+    quantize = MultiscaleTokenizer.quantize  # type: ignore[assignment]
+    fold = MultiscaleTokenizer.fold  # type: ignore[assignment]
+    resize = MultiscaleTokenizer.resize  # type: ignore[assignment]
 
 
 @hookimpl

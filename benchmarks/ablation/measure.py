@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 
 from benchmarks.ablation import quality, trained
 from benchmarks.ablation.plan import ModelRun, TokenizerRun
@@ -18,6 +17,7 @@ from benchmarks.suite import Red
 from flexvar import Pipeline
 from flexvar.data import DataConfig, open_data, ordered_batches
 from flexvar.evaluation import offline
+from flexvar.files import whole_file
 from flexvar.layout import Layout
 from flexvar.sequence import targets, teacher_forcing
 from flexvar.training import pictures
@@ -73,7 +73,8 @@ def model_figures(run: ModelRun, place: Place) -> dict[str, Any]:
         made, labels = quality.samples(pipe, count, place.seed, run.grids)
         figures["samples"] = quality.figures(real, made, labels)
         shown = made.unflatten(0, (-1, count))[:, : min(SHOWN, count)].transpose(0, 1)
-        _save(pictures.table(shown), directory / SAMPLES)
+        with whole_file(directory / SAMPLES) as temporary:
+            pictures.table(shown).save(temporary, format="PNG")
         figures["picture"] = str((directory / SAMPLES).relative_to(place.root))
         if run.by_steps:
             figures["by_steps"] = [
@@ -190,12 +191,6 @@ def _implementation(pipe: Pipeline) -> str | None:
 
 def _count(module: Any) -> int:
     return sum(p.numel() for p in module.parameters())
-
-
-def _save(image: Image.Image, path: Path) -> None:
-    temporary = path.with_name(f".{path.name}")
-    image.save(temporary, format="PNG")
-    temporary.replace(path)
 
 
 def _threads(place: Place) -> None:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from benchmarks.ablation import plan, plots, published, tables
 from benchmarks.suite import Table
+from flexvar.files import whole_file
 
 RESULTS = Path(__file__).parents[1] / "results"
 PAGE = "ablation.md"
@@ -110,7 +111,6 @@ def _all(found: dict[str, list[dict[str, Any]]], root: Path) -> list[Part]:
 
 def write(rows: Iterable[Mapping[str, Any]], root: Path, out: Path) -> Path:
     """Write the page and its pictures to ``out``; prose below the tables that was there stays."""
-    out.mkdir(parents=True, exist_ok=True)
     rows = list(rows)
     path = out / PAGE
     before = path.read_text(encoding="utf-8") if path.is_file() else ""
@@ -121,14 +121,12 @@ def write(rows: Iterable[Mapping[str, Any]], root: Path, out: Path) -> Path:
             lines += [tables.markdown(table), ""]
         for name, picture in part.pictures:
             file = out / f"ablation-{name}.png"
-            temporary = file.with_name(f".{file.name}")
-            picture.save(temporary, format="PNG", optimize=True)
-            temporary.replace(file)
+            with whole_file(file) as temporary:
+                picture.save(temporary, format="PNG", optimize=True)
             lines += [f"![{part.title}]({file.name})", ""]
         lines += [_opening(part.name), _prose(before, part.name), "<!-- end -->", ""]
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        temporary.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return path
 
 

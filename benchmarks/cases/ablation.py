@@ -31,7 +31,7 @@ def cases(
     place = Place(trained.root_of(options.quick, root), budget, options.device, options.seed)
     measured = ("views", "classifier_steps", "validation")
     common = {name: getattr(budget, name) for name in measured}
-    common |= {"seed": options.seed, "device": options.device, "quick": options.quick}
+    common |= options.settings()
     found = [
         Case(
             suite=SUITE,

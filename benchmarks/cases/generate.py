@@ -30,17 +30,14 @@ def cases(options: Options) -> list[Case]:
     found = []
     for depth, pixels, batch, dtype in _grid(options):
         for backbone in options.chosen:
-            common = {
-                "pixels": pixels,
-                "batch": batch,
-                "dtype": dtype,
-                "device": options.device,
-                "seed": options.seed,
-                "quick": options.quick,
-                "repeats": _repeats(options, batch),
+            common = options.settings(
+                pixels=pixels,
+                batch=batch,
+                dtype=dtype,
+                repeats=_repeats(options, batch),
                 **generation.SAMPLING,
-                "guidance_schedule": generation.GUIDANCE_SCHEDULE,
-            }
+                guidance_schedule=generation.GUIDANCE_SCHEDULE,
+            )
             settings = common | {"model": models.config(models.backbone_spec(backbone, depth))}
             where = f"d{depth} {pixels}px batch {batch} {dtype}"
             found.append(Case(SUITE, f"{backbone} {where}", settings, partial(_flexvar, settings)))

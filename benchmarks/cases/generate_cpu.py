@@ -21,18 +21,16 @@ def cases(options: Options) -> list[Case]:
     depth, repeats = (4, 3) if options.quick else (16, 7)
     found = []
     for dtype in ("fp32", "bf16"):
-        settings = {
-            "model": models.config(models.backbone_spec("transformer", depth)),
-            "pixels": PIXELS,
-            "batch": 1,
-            "dtype": dtype,
-            "device": "cpu",
-            "seed": options.seed,
-            "quick": options.quick,
-            "repeats": repeats,
+        settings = options.settings(
+            model=models.config(models.backbone_spec("transformer", depth)),
+            pixels=PIXELS,
+            batch=1,
+            dtype=dtype,
+            device="cpu",
+            repeats=repeats,
             **generation.SAMPLING,
-            "guidance_schedule": generation.GUIDANCE_SCHEDULE,
-        }
+            guidance_schedule=generation.GUIDANCE_SCHEDULE,
+        )
         name = f"d{depth} {PIXELS} px batch 1 {dtype}"
         found.append(Case(SUITE, name, settings, partial(_run, settings)))
     return found

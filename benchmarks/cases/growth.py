@@ -43,20 +43,15 @@ def cases(options: Options) -> list[Case]:
     for side in sides:
         for backbone in options.chosen:
             chosen = {"mlp_ratio": matched(depth, width)} if backbone == "mamba" else {}
-            settings = {
-                "model": models.config(
-                    models.backbone_spec(backbone, depth, width=width, **chosen)
-                ),
-                "backbone": backbone,
-                "side": side,
-                "pixels": side * STRIDE,
-                "batch": 1,
-                "dtype": dtype,
-                "device": options.device,
-                "seed": options.seed,
-                "quick": options.quick,
-                "repeats": repeats,
-            }
+            settings = options.settings(
+                model=models.config(models.backbone_spec(backbone, depth, width=width, **chosen)),
+                backbone=backbone,
+                side=side,
+                pixels=side * STRIDE,
+                batch=1,
+                dtype=dtype,
+                repeats=repeats,
+            )
             name = f"{backbone} d{depth} width {width} grid {side} ({side * STRIDE}px) {dtype}"
             found.append(Case(SUITE, name, settings, partial(passes.measure, settings)))
     return found

@@ -38,17 +38,14 @@ def cases(options: Options) -> list[Case]:
     found = []
     for depth, pixels, batch, dtype in grid:
         for name, paths in PATHS.items():
-            settings = {
-                "model": models.config(models.backbone_spec("mamba", depth, paths=paths)),
-                "paths": paths,
-                "pixels": pixels,
-                "batch": batch,
-                "dtype": dtype,
-                "device": options.device,
-                "seed": options.seed,
-                "quick": options.quick,
-                "repeats": 5 if options.quick else 11,
-            }
+            settings = options.settings(
+                model=models.config(models.backbone_spec("mamba", depth, paths=paths)),
+                paths=paths,
+                pixels=pixels,
+                batch=batch,
+                dtype=dtype,
+                repeats=5 if options.quick else 11,
+            )
             title = f"mamba {name} d{depth} {pixels}px batch {batch} {dtype}"
             found.append(Case(SUITE, title, settings, partial(passes.measure, settings)))
     return found

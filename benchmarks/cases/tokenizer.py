@@ -33,9 +33,7 @@ def cases(options: Options) -> list[Case]:
     dtypes = ("fp32",) if options.quick else ("fp32", "bf16")
     if options.on_gpu and not options.quick:
         sizes, batches = (64, 256, 512, 1024), (1, 16)
-    common = {
-        "model": MODEL, "device": options.device, "seed": options.seed, "quick": options.quick,
-    }  # fmt: skip
+    common = options.settings(model=MODEL)
     found = []
     for pixels in sizes:
         for batch in batches:

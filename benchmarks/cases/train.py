@@ -26,16 +26,13 @@ def cases(options: Options) -> list[Case]:
         for backbone in options.chosen:
             for implementation in _implementations(backbone, options, dtype):
                 chosen = {"implementation": implementation} if implementation else {}
-                settings = {
-                    "model": models.config(models.backbone_spec(backbone, depth, **chosen)),
-                    "pixels": pixels,
-                    "batch": batch,
-                    "dtype": dtype,
-                    "device": options.device,
-                    "seed": options.seed,
-                    "quick": options.quick,
-                    "repeats": 5 if options.quick else 20,
-                }
+                settings = options.settings(
+                    model=models.config(models.backbone_spec(backbone, depth, **chosen)),
+                    pixels=pixels,
+                    batch=batch,
+                    dtype=dtype,
+                    repeats=5 if options.quick else 20,
+                )
                 name = " ".join(filter(None, (backbone, implementation)))
                 found.append(
                     Case(

@@ -35,12 +35,12 @@ def demo(
 
     Example: flexvar demo --out demo
     """
-    import os
     import warnings
 
     from flexvar import checkpoint, images
     from flexvar import demo as pages
     from flexvar.errors import FlexvarError
+    from flexvar.files import whole_file
     from flexvar.pipeline import Pipeline
 
     names = model or checkpoint.bundled_names()
@@ -63,13 +63,8 @@ def demo(
             typer.echo(f"  {section.title}: {section.seconds:.1f} s")
         parts.append((Path(name).name, made))
     path = (out / "index.html").resolve()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
         temporary.write_text(pages.page("flexvar demo", parts), encoding="utf-8")
-        os.replace(temporary, path)
-    except OSError as error:
-        raise FlexvarError(f"Cannot write {path}: {error.strerror or error}.") from None
     typer.echo(str(path))
 
 

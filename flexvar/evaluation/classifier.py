@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from flexvar.data import Dataset, batches
 from flexvar.errors import FlexvarError
-from flexvar.evaluation.files import whole_file
+from flexvar.files import whole_file
 
 WIDTHS = (32, 64, 96)
 FEATURES = 64

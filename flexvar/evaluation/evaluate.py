@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from flexvar.errors import FlexvarError
-from flexvar.evaluation.files import read_json, write_json
 from flexvar.evaluation.inception import Features, Inception, Pictures, cache_path
 from flexvar.evaluation.measures import (
     frechet_distance,
@@ -32,6 +31,7 @@ from flexvar.evaluation.offline import (
 )
 from flexvar.evaluation.sampler import BATCH, Advance, Sampler, check_counts, make
 from flexvar.evaluation.samples import SampleSet
+from flexvar.files import read_json, write_json
 from flexvar.pipeline import Pipeline
 from flexvar.request import Steps
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from flexvar import images
 from flexvar.errors import FlexvarError
-from flexvar.evaluation.files import read_json, whole_file, write_json
+from flexvar.files import read_json, whole_file, write_json
 
 FOLDER, RUN = "images", "run.json"
 

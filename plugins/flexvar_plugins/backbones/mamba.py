@@ -38,12 +38,12 @@ class MambaConfig(ComponentConfig):
     head_dim: channels of a head of the scan; 64, or the largest of 32, 16 and 8 that divides
     the inner width. state_size: numbers a channel remembers, 128 or 64 in the papers.
     conv_width: tokens of the convolution before the scan. mlp: each block is a mixer and an MLP;
-    without it, two mixers. mlp_ratio: inner width of the MLP over width. shared_modulation: as of
-    the transformer. paths: the scan paths
+    without it, two mixers. mlp_ratio: inner width of the MLP over width. paths: the scan paths
     that mixers take in turn: ``zigzag8``, ``raster``, or a list of names or numbers of
-    `flexvar_plugins.backbones.scan_paths`. drop_path, init_std, init_modulation, init_gate: as
-    of the transformer; the mixers start as published. chunk_size: tokens per chunk of the scan,
-    a power of two; by implementation unless given. implementation: of scan and convolution;
+    `flexvar_plugins.backbones.scan_paths`. shared_modulation, drop_path, init_std,
+    init_modulation, init_gate: as of the transformer; the mixers start as published.
+    chunk_size: tokens per chunk of the scan, a power of two; by implementation unless given.
+    implementation: of scan and convolution;
     ``auto`` picks by what is installed, device and dtype.
     """
 
@@ -208,10 +208,7 @@ class MambaBackbone(AdaLnBackbone):
 
     def implementation(self) -> str:
         """The scan that runs with the weights as they are, or under autocast now."""
-        weight = self._blocks()[0].mixer.out_proj.weight
-        return scan_kernels.choose(
-            self.config.implementation, weight.device, computing_dtype(weight)
-        )
+        return self._implementation(self._blocks()[0].mixer.out_proj.weight)
 
     def forward(self, x_BLD: Tensor, cond_BD: Tensor, layout: Layout, position: Position) -> Tensor:
         """Features (B,L,D) of all scales at once: one scan over all tokens in every mixer."""
@@ -268,6 +265,8 @@ class MambaBackbone(AdaLnBackbone):
         return scan_paths.permute(x_BLD, gathers[-1]), after
 
     def _kernels(self, like: Tensor) -> scan_kernels.Kernels:
+        return scan_kernels.KERNELS[self._implementation(like)]
+
+    def _implementation(self, like: Tensor) -> str:
         # Under autocast the mixers compute in its dtype, whatever that of the stream.
-        name = scan_kernels.choose(self.config.implementation, like.device, computing_dtype(like))
-        return scan_kernels.KERNELS[name]
+        return scan_kernels.choose(self.config.implementation, like.device, computing_dtype(like))
