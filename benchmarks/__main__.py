@@ -167,8 +167,8 @@ def _named(suites: list[str]) -> list[str]:
 
 def _options(quick: bool, device: str, seed: int, backbones: list[str] | None) -> Any:
     from benchmarks.suite import Options
+    from flexvar.ops.precision import parse_device
     from flexvar.plugin import default_registry
-    from flexvar.precision import parse_device
 
     for name in backbones or ():
         default_registry().find("backbone", name)  # an unknown name is said before anything runs

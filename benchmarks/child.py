@@ -20,7 +20,7 @@ import torch
 from benchmarks import cases, limits, record
 from benchmarks.suite import Case, Options, Red
 from flexvar.errors import FlexvarError
-from flexvar.memory import keep_freed_memory
+from flexvar.ops.memory import keep_freed_memory
 
 # Keys of the figures that become the row's own.
 LIFTED = ("parity", "implementation")

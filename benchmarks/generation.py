@@ -15,8 +15,8 @@ from benchmarks.measure import synchronise
 from benchmarks.plain import generate_plainly
 from benchmarks.suite import Red
 from flexvar import Layout, Pipeline, SamplingSettings
-from flexvar.generate import Generated, generate
-from flexvar.sampling import generators, seed_keys, uniforms
+from flexvar.generation.loop import Generated, generate
+from flexvar.generation.seeds import generators, seed_keys, uniforms
 
 SAMPLING: dict[str, Any] = {"guidance": 2.5, "top_k": 900, "top_p": 0.95}
 GUIDANCE_SCHEDULE = "ramp10"

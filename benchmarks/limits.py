@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.measure import seconds_of
 from flexvar import Layout, Pipeline
-from flexvar.precision import parse_dtype
+from flexvar.ops.precision import parse_dtype
 
 # Rows of the square product, and bytes copied: large enough to reach the rate, small enough for
 # a second or two in all.

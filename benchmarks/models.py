@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from flexvar import Layout, Pipeline
-from flexvar.kernels import Kernel
+from flexvar.components.implementation import Kernel
 from flexvar.layout import Grid
+from flexvar.ops.precision import parse_dtype
 from flexvar.plugin import Registry, default_registry
-from flexvar.precision import parse_dtype
 
 NUM_CLASSES = 1000
 # What plain implementations are called, whose definition the others are held against.
@@ -110,7 +110,7 @@ def layout_of(pixels: int, stride: int = 16) -> Layout:
         return LAYOUT_256
     from flexvar_plugins.schedules.ladder import Ladder
 
-    from flexvar.protocols import Facts
+    from flexvar.components import Facts
 
     return Ladder(Ladder.Config(), facts=Facts(1, 1, 1, 1, 1)).grids(Grid(side, side))
 

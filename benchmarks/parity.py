@@ -23,7 +23,7 @@ from flexvar.contract import models as invariants
 from flexvar.contract.combination import Trial
 from flexvar.contract.measure import STEP_TOLERANCE
 from flexvar.model import NextScaleModel
-from flexvar.precision import cast, parse_dtype
+from flexvar.ops.precision import cast, parse_dtype
 from flexvar.sequence import targets, teacher_forcing
 
 # fp32, as a share of the largest number: gradients sum over all tokens, in another order.

@@ -8,7 +8,7 @@ import torch
 
 from benchmarks import limits, models, parity
 from benchmarks.measure import PeakMemory, held_mib, timed
-from flexvar.precision import parse_dtype
+from flexvar.ops.precision import parse_dtype
 
 
 def measure(settings: dict[str, Any]) -> dict[str, Any]:

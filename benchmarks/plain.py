@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from flexvar import Layout, Pipeline
-from flexvar.sampling import draw, guidance_weight
+from flexvar.generation.draw import draw, guidance_weight
 
 
 @dataclass
@@ -81,7 +81,7 @@ def generate_plainly(
     with context:
         spent.begin()
         null_B = torch.full_like(labels_B, model.num_classes)
-        cond_BD = model.class_embedding(torch.cat([labels_B, null_B]))
+        cond_BD = model.conditioner(torch.cat([labels_B, null_B])).pooled_BD
         position_LD = model.position(layout).add_LD
         x = cond_BD[:, None] + model.start_embedding + position_LD[:1]
         cache: list[tuple[Tensor, Tensor] | None] = [None] * len(model.backbone.blocks)

@@ -18,7 +18,7 @@ from PIL import Image
 from benchmarks import command, plots
 from flexvar.errors import FlexvarError
 from flexvar.files import whole_file
-from flexvar.images import labelled_sheet
+from flexvar.images import sheet
 
 Points = list[tuple[float, float]]
 # The first steps fall from log V, and would flatten all that follows.
@@ -62,10 +62,10 @@ def picture(runs: Sequence[Path]) -> Image.Image:
     """The plot of all runs, and a row of samples for each."""
     lines = {name: points for run in runs for name, points in curves(run).items()}
     plot = plots.lines(lines, "step", "nats a token", log_x=False, log_y=False)
-    sheet = labelled_sheet([(run.name, [samples(run)]) for run in runs])
-    page = Image.new("RGB", (max(plot.width, sheet.width), plot.height + sheet.height), "white")
+    shown = sheet([[samples(run)] for run in runs], names=[run.name for run in runs])
+    page = Image.new("RGB", (max(plot.width, shown.width), plot.height + shown.height), "white")
     page.paste(plot, (0, 0))
-    page.paste(sheet, (0, plot.height))
+    page.paste(shown, (0, plot.height))
     return page
 
 

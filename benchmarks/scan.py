@@ -22,10 +22,10 @@ from flexvar_plugins.backbones.mamba import MambaBackbone, MambaConfig
 from torch import Tensor
 
 from benchmarks import measure
+from flexvar.components import Facts, Position
 from flexvar.config import parse
 from flexvar.layout import Layout
-from flexvar.memory import keep_freed_memory
-from flexvar.protocols import Facts, Position
+from flexvar.ops.memory import keep_freed_memory
 
 LAYOUT_256 = Layout.of(1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # 680 tokens
 TOLERANCE = 1e-4

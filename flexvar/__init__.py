@@ -9,10 +9,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from flexvar.components import Condition as Condition
+    from flexvar.components import Facts as Facts
+    from flexvar.components import Pairs as Pairs
+    from flexvar.components import Position as Position
+    from flexvar.components import PrefixBackbone as PrefixBackbone
+    from flexvar.components import PrefixConfig as PrefixConfig
+    from flexvar.components import TokenizerOutput as TokenizerOutput
+    from flexvar.components import TokenSpace as TokenSpace
     from flexvar.config import ComponentConfig as ComponentConfig
     from flexvar.config import ModelConfig as ModelConfig
     from flexvar.errors import FlexvarError as FlexvarError
-    from flexvar.generate import SamplingSettings as SamplingSettings
+    from flexvar.generation.settings import SamplingSettings as SamplingSettings
     from flexvar.layout import Grid as Grid
     from flexvar.layout import Layout as Layout
     from flexvar.model import NextScaleModel as NextScaleModel
@@ -20,30 +28,28 @@ if TYPE_CHECKING:
     from flexvar.plugin import Component as Component
     from flexvar.plugin import Registry as Registry
     from flexvar.plugin import hookimpl as hookimpl
-    from flexvar.protocols import Facts as Facts
-    from flexvar.protocols import Position as Position
-    from flexvar.protocols import PrefixBackbone as PrefixBackbone
-    from flexvar.protocols import PrefixConfig as PrefixConfig
-    from flexvar.protocols import TokenSpace as TokenSpace
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Component": "flexvar.plugin",
     "ComponentConfig": "flexvar.config",
-    "Facts": "flexvar.protocols",
+    "Condition": "flexvar.components",
+    "Facts": "flexvar.components",
     "FlexvarError": "flexvar.errors",
     "Grid": "flexvar.layout",
     "Layout": "flexvar.layout",
     "ModelConfig": "flexvar.config",
     "NextScaleModel": "flexvar.model",
+    "Pairs": "flexvar.components",
     "Pipeline": "flexvar.pipeline",
-    "Position": "flexvar.protocols",
-    "PrefixBackbone": "flexvar.protocols",
-    "PrefixConfig": "flexvar.protocols",
+    "Position": "flexvar.components",
+    "PrefixBackbone": "flexvar.components",
+    "PrefixConfig": "flexvar.components",
     "Registry": "flexvar.plugin",
-    "SamplingSettings": "flexvar.generate",
-    "TokenSpace": "flexvar.protocols",
+    "SamplingSettings": "flexvar.generation.settings",
+    "TokenSpace": "flexvar.components",
+    "TokenizerOutput": "flexvar.components",
     "hookimpl": "flexvar.plugin",
 }
 
@@ -63,7 +69,8 @@ def __dir__() -> list[str]:
 def available(kind: str, pattern: str = "*") -> list[str]:
     """Names of the installed components of a kind that match a glob.
 
-    kind: "tokenizer", "backbone", "position" or "schedule".
+    kind: "tokenizer", "backbone", "position", "schedule", "conditioner", "sampler", "objective", or
+    what else plugins offer: "loss", "converter", "benchmark".
     """
     from flexvar.plugin import default_registry
 

@@ -9,11 +9,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from flexvar.components import Facts, StepSchedule, Tokenizer, TokenSpace
 from flexvar.config import ComponentConfig, ComponentSpec, ModelConfig, parse
 from flexvar.errors import FlexvarError, PluginError
 from flexvar.model import NextScaleModel
 from flexvar.plugin import Kind, Registry, default_registry
-from flexvar.protocols import Facts, StepSchedule, Tokenizer, TokenSpace
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +37,7 @@ class Plan:
     backbone: Choice | None
     position: Choice
     schedule: Choice
+    conditioner: Choice
 
 
 @dataclass(slots=True)
@@ -63,7 +64,9 @@ def plan(config: ModelConfig | Mapping[str, Any], registry: Registry | None = No
     config = parse(ModelConfig, config)
     registry = registry or default_registry()
     tokenizer = _choose(registry, "tokenizer", config.tokenizer)
-    position = _choose(registry, "position", config.position, build=config.backbone is not None)
+    alone = config.backbone is None
+    position = _choose(registry, "position", config.position, build=not alone)
+    conditioner = _choose(registry, "conditioner", config.conditioner, build=not alone)
     schedule = _choose(registry, "schedule", config.schedule)
     space = getattr(tokenizer.config, "space", None)
     if not isinstance(space, TokenSpace):
@@ -72,8 +75,8 @@ def plan(config: ModelConfig | Mapping[str, Any], registry: Registry | None = No
             f"a flexvar.TokenSpace; found {space!r}."
         )
     if config.backbone is None:
-        facts = Facts(space.vocab_size, space.code_dim, 0, 0, 0)
-        return Plan(facts, tokenizer, None, position, schedule)
+        facts = Facts(space.vocab_size, space.code_dim, 0, 0, 0, space.groups)
+        return Plan(facts, tokenizer, None, position, schedule, conditioner)
     backbone = _choose(registry, "backbone", config.backbone)
     width, head_dim = (_whole(config.backbone, backbone, name) for name in ("width", "head_dim"))
     wants = getattr(position.cls, "provides", frozenset({"add"})) - {"add"}
@@ -85,8 +88,24 @@ def plan(config: ModelConfig | Mapping[str, Any], registry: Registry | None = No
             f"{', '.join(sorted(takes)) or 'none'}). Choose a position that is added, for "
             "example learned2d."
         )
-    facts = Facts(space.vocab_size, space.code_dim, width, head_dim, config.num_classes)
-    return Plan(facts, tokenizer, backbone, position, schedule)
+    gives = getattr(conditioner.cls, "gives", frozenset({"pooled"}))
+    if "pooled" not in gives and "tokens" not in takes:
+        raise FlexvarError(
+            f"conditioner {config.conditioner.name!r} gives {', '.join(sorted(gives))} alone, "
+            f"which backbone {config.backbone.name!r} does not read (it accepts "
+            f"{', '.join(sorted(takes)) or 'a pooled vector alone'}). Choose a backbone that "
+            "accepts tokens, for example transformer, or a conditioner that gives a pooled vector."
+        )
+    facts = Facts(
+        space.vocab_size,
+        space.code_dim,
+        width,
+        head_dim,
+        config.num_classes,
+        space.groups,
+        config.class_names,
+    )
+    return Plan(facts, tokenizer, backbone, position, schedule, conditioner)
 
 
 def build(config: ModelConfig | Mapping[str, Any], registry: Registry | None = None) -> Parts:
@@ -101,7 +120,8 @@ def build(config: ModelConfig | Mapping[str, Any], registry: Registry | None = N
     model = None
     if planned.backbone is not None:
         backbone, position = planned.backbone.build(facts), planned.position.build(facts)
-        model = NextScaleModel(backbone, position, facts=facts)
+        conditioner = planned.conditioner.build(facts)
+        model = NextScaleModel(backbone, position, conditioner, facts=facts)
     return Parts(config, tokenizer, schedule, model)
 
 

@@ -21,7 +21,7 @@ from flexvar import __version__
 from flexvar.build import Parts, build_for_weights, shared_weights
 from flexvar.config import ComponentConfig, ModelConfig, parse
 from flexvar.errors import CheckpointError, FlexvarError
-from flexvar.generate import SamplingSettings
+from flexvar.generation.settings import SamplingSettings
 from flexvar.plugin import Registry
 
 CONFIG, MODEL, TOKENIZER, CARD = (

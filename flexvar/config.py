@@ -75,6 +75,7 @@ class ModelConfig(ComponentConfig):
     backbone: ComponentSpec | None = None
     position: ComponentSpec = ComponentSpec(name="learned2d")
     schedule: ComponentSpec = ComponentSpec(name="ladder")
+    conditioner: ComponentSpec = ComponentSpec(name="label")
     num_classes: int = Field(default=1, ge=1)
     class_names: tuple[str, ...] | None = None
 

@@ -1,4 +1,4 @@
-"""NextScaleModel: class and start embedding, position, backbone, head -> logits."""
+"""NextScaleModel: condition and start embedding, position, backbone, head -> logits."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexvar.dense import Linear
+from flexvar.components import (
+    Backbone,
+    Condition,
+    Conditioner,
+    Facts,
+    Position,
+    PositionEmbedding,
+)
 from flexvar.errors import FlexvarError
 from flexvar.layout import Layout
-from flexvar.protocols import Backbone, Facts, Position, PositionEmbedding
+from flexvar.ops.linear import Linear
 
 # VAR's and FlexVAR's code: the head starts at 2 % of the usual scale, AdaLN at half of it.
 HEAD_INIT = 0.02
@@ -23,10 +30,11 @@ MODULATION_INIT = 0.5
 class ModulatedHead(nn.Module):
     """Logits: layer norm without weights, scaled and shifted by the condition, then linear."""
 
-    def __init__(self, width: int, vocab_size: int) -> None:
+    def __init__(self, width: int, vocab_size: int, groups: int = 1) -> None:
         super().__init__()
+        self.groups = groups
         self.modulation = nn.Linear(width, 2 * width)
-        self.logits = Linear(width, vocab_size)
+        self.logits = Linear(width, vocab_size * groups)
 
     def modulate(self, cond_BD: Tensor) -> Tensor:
         """Scale and shift of a condition, (B,1,2,D); constant over one generation."""
@@ -39,8 +47,9 @@ class ModulatedHead(nn.Module):
         return torch.addcmul(shift, normed, 1 + scale)
 
     def forward(self, features_BLD: Tensor) -> Tensor:
-        """fp32 logits (B,L,V) of features."""
-        return self.logits(features_BLD.to(self.logits.weight.dtype)).float()
+        """fp32 logits (B,L,V) of features, or (B,L,G,V) for tokens of G parts; linear in them."""
+        logits = self.logits(features_BLD.to(self.logits.weight.dtype)).float()
+        return logits if self.groups == 1 else logits.unflatten(-1, (self.groups, -1))
 
 
 @dataclass(slots=True)
@@ -58,21 +67,31 @@ class ModelState:
 class NextScaleModel(nn.Module):
     """Predicts every token map from the coarser ones, under a class label.
 
-    Labels are int64 in [0, num_classes]; ``num_classes`` itself is the null label of
-    classifier-free guidance. Layouts start at 1x1, whose input is the class embedding plus a
+    What an image is of comes as the inputs of the model's conditioner, batch first; of ``label``
+    they are int64 in [0, num_classes], and ``num_classes`` itself is the null label of
+    classifier-free guidance. Layouts start at 1x1, whose input is the pooled condition plus a
     learned start vector (VAR, arXiv 2404.02905, section 3.2; FlexVAR, arXiv 2502.20313).
     """
 
-    def __init__(self, backbone: Backbone, position: PositionEmbedding, *, facts: Facts) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        position: PositionEmbedding,
+        conditioner: Conditioner,
+        *,
+        facts: Facts,
+    ) -> None:
         super().__init__()
         self.facts = facts
         width = facts.width
         self.token_embedding = nn.Linear(facts.code_dim, width)
-        self.class_embedding = nn.Embedding(facts.num_classes + 1, width)
+        # Under the name that checkpoints know it by.
+        self._conditioner = getattr(conditioner, "state_name", "conditioner")
+        self.add_module(self._conditioner, cast(nn.Module, conditioner))
         self.start_embedding = nn.Parameter(torch.empty(width))
         self.position = cast(nn.Module, position)
         self.backbone = cast(nn.Module, backbone)
-        self.head = ModulatedHead(width, facts.vocab_size)
+        self.head = ModulatedHead(width, facts.vocab_size, facts.groups)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -80,11 +99,17 @@ class NextScaleModel(nn.Module):
         for linear in (self.token_embedding, self.head.modulation, self.head.logits):
             nn.init.trunc_normal_(linear.weight, std=std)
             nn.init.zeros_(linear.bias)
-        nn.init.trunc_normal_(self.class_embedding.weight, std=std)
+        if hasattr(self.conditioner, "initialise"):
+            self.conditioner.initialise()
         nn.init.trunc_normal_(self.start_embedding, std=std)
         with torch.no_grad():
             self.head.logits.weight.mul_(HEAD_INIT)
             self.head.modulation.weight.mul_(MODULATION_INIT)
+
+    @property
+    def conditioner(self) -> Conditioner:
+        """What turns labels, prompts or pictures into the condition."""
+        return cast(Conditioner, getattr(self, self._conditioner))
 
     @property
     def num_classes(self) -> int:
@@ -96,10 +121,12 @@ class NextScaleModel(nn.Module):
         """Precision of the weights."""
         return self.token_embedding.weight.dtype
 
-    def forward(self, labels_B: Tensor, inputs_BLC: Tensor, layout: Layout) -> Tensor:
+    def forward(self, inputs: Any, inputs_BLC: Tensor, layout: Layout) -> Tensor:
         """fp32 logits (B,L,V) of all tokens of a layout at once.
 
-        inputs_BLC: `flexvar.sequence.teacher_forcing` of the true maps, (B,L-1,C).
+        inputs: what the conditioner's ``collate`` gave, on the model's device: for ``label``
+        int64 labels (B). inputs_BLC: `flexvar.sequence.teacher_forcing` of the true maps,
+        (B,L-1,C).
         Raises `FlexvarError` if the inputs are not those of the layout.
         """
         if inputs_BLC.shape[1:] != (layout.tokens - 1, self.facts.code_dim):
@@ -107,24 +134,27 @@ class NextScaleModel(nn.Module):
                 f"Inputs of shape {tuple(inputs_BLC.shape)} do not fit the layout {layout}: "
                 f"expected (B, {layout.tokens - 1}, {self.facts.code_dim})."
             )
-        cond_BD, first_B1D, position = self._condition(labels_B, layout)
+        condition, first_B1D, position = self._condition(inputs, layout)
         rest_BLD = self.token_embedding(inputs_BLC.to(self.dtype))
         x_BLD = torch.cat([first_B1D, rest_BLD], dim=1)
         if position.add_LD is not None:
             x_BLD = x_BLD + position.add_LD.to(x_BLD.dtype)
-        x_BLD = self.backbone(x_BLD, cond_BD, layout, Position(rotate_LR=position.rotate_LR))
-        return self.head(self.head.features(x_BLD, self.head.modulate(cond_BD)))
+        rotate = Position(rotate_LR=position.rotate_LR)
+        x_BLD = self.backbone(x_BLD, self._for_backbone(condition), layout, rotate)
+        return self.head(self.head.features(x_BLD, self.head.modulate(condition.pooled_BD)))
 
-    def start(self, labels_B: Tensor, layout: Layout) -> ModelState:
+    def start(self, inputs: Any, layout: Layout) -> ModelState:
         """A fresh state for predicting ``layout`` scale by scale."""
-        cond_BD, first_B1D, position = self._condition(labels_B, layout)
+        condition, first_B1D, position = self._condition(inputs, layout)
         backbone = cast(Backbone, self.backbone)
         return ModelState(
             layout=layout,
             first_B1D=first_B1D,
             add_LD=None if position.add_LD is None else position.add_LD.to(self.dtype),
-            head_B12D=self.head.modulate(cond_BD),
-            backbone=backbone.start(cond_BD, layout, Position(rotate_LR=position.rotate_LR)),
+            head_B12D=self.head.modulate(condition.pooled_BD),
+            backbone=backbone.start(
+                self._for_backbone(condition), layout, Position(rotate_LR=position.rotate_LR)
+            ),
         )
 
     def step(self, inputs_BLC: Tensor | None, state: ModelState) -> Tensor:
@@ -156,7 +186,13 @@ class NextScaleModel(nn.Module):
         x_BLD = cast(Backbone, self.backbone).step(x_BLD, state.backbone)
         return self.head.features(x_BLD, state.head_B12D)
 
-    def _condition(self, labels_B: Tensor, layout: Layout) -> tuple[Tensor, Tensor, Position]:
+    def _condition(self, inputs: Any, layout: Layout) -> tuple[Condition, Tensor, Position]:
         layout.check_for_model()
-        cond_BD = self.class_embedding(labels_B)
-        return cond_BD, (cond_BD + self.start_embedding)[:, None], self.position(layout)
+        condition = cast(nn.Module, self.conditioner)(inputs)
+        first_B1D = (condition.pooled_BD + self.start_embedding)[:, None]
+        return condition, first_B1D, self.position(layout)
+
+    def _for_backbone(self, condition: Condition) -> Any:
+        """The condition itself for a backbone that reads tokens, else its pooled vector."""
+        accepts: frozenset[str] = getattr(self.backbone, "accepts", frozenset())
+        return condition if "tokens" in accepts else condition.pooled_BD

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from flexvar import images
 from flexvar.errors import FlexvarError
-from flexvar.generate import Known
+from flexvar.generation.known import Known
 
 
 @dataclass(frozen=True, slots=True)

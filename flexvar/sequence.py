@@ -8,9 +8,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from flexvar.components import Tokenizer
 from flexvar.errors import FlexvarError
 from flexvar.layout import Layout
-from flexvar.protocols import Tokenizer
 
 
 def teacher_forcing(tokenizer: Tokenizer, maps: Sequence[Tensor], layout: Layout) -> Tensor:

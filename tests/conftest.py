@@ -6,11 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from flexvar_plugins.released import convert
 from helpers import GOLDEN, TINY, Golden, shake
 from safetensors.torch import load_file
 
 from flexvar import Pipeline
-from flexvar.released import convert
 
 # A distribution of its own, which is tested in an environment of its own.
 collect_ignore = ["example_plugin"]

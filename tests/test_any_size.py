@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flexvar import Facts, FlexvarError, Grid, Layout, Pipeline
-from flexvar.tiles import blended, decode
-from flexvar.views import Scales, animate, strip
+from flexvar.ops.tiled_decode import blended, decode
+from flexvar.scales import Scales, animate, strip
 
 FACTS = Facts(vocab_size=10, code_dim=4, width=48, head_dim=24, num_classes=3)
 
@@ -157,8 +157,8 @@ def test_small_pictures_are_decoded_whole_and_large_ones_in_tiles(tiny, monkeypa
     monkeypatch.setattr(cls, "decode_tiles", lambda self, x, cells: seen.append(cells) or x[:, :3])
     assert torch.equal(tiny.decode(latent), whole)
     assert not seen
-    monkeypatch.setattr("flexvar.tiles.WHOLE", 20 * 30 * 16 - 1)
-    monkeypatch.setattr("flexvar.tiles.TILE", 64)
+    monkeypatch.setattr("flexvar.ops.tiled_decode.WHOLE", 20 * 30 * 16 - 1)
+    monkeypatch.setattr("flexvar.ops.tiled_decode.TILE", 64)
     tiny.decode(latent)
     assert seen == [16]
     with pytest.raises(FlexvarError, match="tile: got 3; expected 0, or at least the 4 pixels"):

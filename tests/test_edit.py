@@ -14,9 +14,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from flexvar import FlexvarError, Grid, Layout, Pipeline, inputs
-from flexvar import canvas as canvases
-from flexvar.edit import cells_to_generate, encoder
+from flexvar import FlexvarError, Grid, Layout, Pipeline
+from flexvar.editing import canvas as canvases
+from flexvar.editing import inputs
+from flexvar.editing.known import cells_to_generate, encoder
 from flexvar.images import read_settings
 
 SAMPLING = {"guidance": 2.0, "top_k": 20, "top_p": 0.9}

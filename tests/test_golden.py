@@ -78,8 +78,8 @@ def test_greedy_samples(golden: Golden, rule: str, schedule: str):
 
 def test_guided_logits(golden: Golden):
     """The logits themselves, step by step, along the published tokens."""
+    from flexvar.generation.draw import guidance_weight, guide
     from flexvar.layout import Layout
-    from flexvar.sampling import guidance_weight, guide
 
     io, pipe = golden.io, golden.pipe
     sides = golden.config.get("infer_scales", golden.config["scales"])

@@ -10,7 +10,7 @@ import pytest
 def test_blocks_are_used_again_without_page_faults():
     code = (
         "import resource, sys, torch\n"
-        "from flexvar.memory import keep_freed_memory\n"
+        "from flexvar.ops.memory import keep_freed_memory\n"
         "if sys.argv[1] == 'keep' and not keep_freed_memory(): sys.exit(9)\n"
         "def faults(): return resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "torch.set_num_threads(1)\n"

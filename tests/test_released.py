@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from flexvar_plugins.released import convert
 from helpers import GOLDEN
 from safetensors.torch import load_file
 
 from flexvar import FlexvarError, Layout, Pipeline
-from flexvar.released import convert
 
 
 def golden_files(name: str):

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from flexvar import sampling
+from flexvar.generation import draw, seeds
+from flexvar.generation.draw import guide
 from flexvar.layout import Layout
 from flexvar.model import ModulatedHead
-from flexvar.sampling import guide
 
 
 def plain_filter(logits, top_k, top_p):
@@ -35,21 +35,21 @@ def plain_filter(logits, top_k, top_p):
 def test_filters_are_the_published_ones(seed, top_k, top_p, spread):
     generator = torch.Generator().manual_seed(seed)
     logits = torch.randn(2, 3, 1500, generator=generator, dtype=torch.float64) * spread
-    ours = sampling.filter_logits(logits, top_k=top_k, top_p=top_p)
+    ours = draw.filter_logits(logits, top_k=top_k, top_p=top_p)
     assert torch.equal(ours.isinf(), plain_filter(logits, top_k, top_p).isinf())
     assert torch.equal(ours[~ours.isinf()], logits[~ours.isinf()])
 
 
 def test_nothing_to_filter_gives_the_logits_themselves():
     logits = torch.randn(1, 2, 7)
-    assert sampling.filter_logits(logits) is logits
-    assert sampling.filter_logits(logits, top_k=900) is logits
+    assert draw.filter_logits(logits) is logits
+    assert draw.filter_logits(logits, top_k=900) is logits
 
 
 def test_draws_follow_the_distribution():
     logits = torch.tensor([[0.1, 0.0, 0.4, 0.2, 0.3]]).log()
     numbers = (torch.arange(10000) + 0.5) / 10000
-    tokens = sampling.draw(logits.expand(1, 10000, 5), numbers[None])
+    tokens = draw.draw(logits.expand(1, 10000, 5), numbers[None])
     share = torch.bincount(tokens.flatten(), minlength=5) / 10000
     torch.testing.assert_close(share, logits[0].exp(), atol=2e-4, rtol=0)
 
@@ -63,13 +63,13 @@ def test_a_token_without_probability_is_never_drawn(seed):
     edge = torch.nextafter(torch.tensor(1.0), torch.tensor(0.0))
     numbers = torch.rand(1, 64, generator=generator)
     numbers[:, ::2], numbers[:, 1::4] = edge, 0.0
-    tokens = sampling.draw(logits, numbers)
+    tokens = draw.draw(logits, numbers)
     assert logits.gather(-1, tokens[..., None]).isfinite().all()
 
 
 def test_guidance_weights():
     ten, twelve = Layout.of(*range(1, 11)).grids, Layout.of(*range(1, 12), 23).grids
-    weight = sampling.guidance_weight
+    weight = draw.guidance_weight
     assert [weight("ramp", 3.0, ten, k) for k in (0, 3, 9)] == [0, 1, 3]
     assert weight("ramp10", 9.0, twelve, 10) == 10  # past ten steps the ramp goes on
     assert weight("ramp10", 9.0, twelve, 11) == 9  # a side over 16 takes all of it
@@ -78,26 +78,26 @@ def test_guidance_weights():
     assert weight("ramp", 3.0, one, 0) == weight("ramp10", 3.0, one, 0) == 3
     cond, uncond = torch.randn(2, 1, 4, 9)
     torch.testing.assert_close(
-        sampling.guide(cond, uncond, weight("constant", 3.0, ten, 0)), uncond + 3 * (cond - uncond)
+        draw.guide(cond, uncond, weight("constant", 3.0, ten, 0)), uncond + 3 * (cond - uncond)
     )
 
 
 def test_keys_of_seeds():
-    assert sampling.seed_keys(7, 2) == [(7, 0), (7, 1)]
-    assert sampling.seed_keys(7, 2, first_index=4) == [(7, 4), (7, 5)]
-    assert sampling.seed_keys([7, 9], 2) == [(7, 0), (9, 0)]
-    first, again, other = sampling.uniforms(sampling.generators([(7, 0), (7, 0), (7, 1)]), 5)
+    assert seeds.seed_keys(7, 2) == [(7, 0), (7, 1)]
+    assert seeds.seed_keys(7, 2, first_index=4) == [(7, 4), (7, 5)]
+    assert seeds.seed_keys([7, 9], 2) == [(7, 0), (9, 0)]
+    first, again, other = seeds.uniforms(seeds.generators([(7, 0), (7, 0), (7, 1)]), 5)
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
-    assert sampling.generators([(-1, 0)])
+    assert seeds.generators([(-1, 0)])
 
 
 def test_soft_weights_sharpen_with_the_scale():
     # Close enough that no weight rounds to 1; the sharpening is certain without noise only.
     logits = torch.randn(1, 4, 50, generator=torch.Generator().manual_seed(0)) * 0.05
-    noise = sampling.gumbels(sampling.generators([(0, 0)]), 4, 50)
+    noise = seeds.gumbels(seeds.generators([(0, 0)]), 4, 50)
     for gumbel in (noise, torch.zeros_like(noise)):
-        weights = [sampling.soft_weights(logits, gumbel, ratio) for ratio in (0.0, 0.5, 1.0)]
+        weights = [draw.soft_weights(logits, gumbel, ratio) for ratio in (0.0, 0.5, 1.0)]
         for one in weights:
             torch.testing.assert_close(one.sum(-1), torch.ones(1, 4))
     peaks = [one.max(-1).values for one in weights]
@@ -109,7 +109,7 @@ def test_soft_weights_sharpen_with_the_scale():
 @pytest.mark.parametrize("top_p", [0.3, 0.99])
 def test_flat_distributions_need_the_whole_vocabulary(top_p):
     logits = torch.zeros(1, 1, 3000) + torch.arange(3000) * 1e-4
-    kept = sampling.filter_logits(logits, top_p=top_p).isfinite()
+    kept = draw.filter_logits(logits, top_p=top_p).isfinite()
     assert torch.equal(kept, plain_filter(logits.double(), 0, top_p).isfinite())
 
 

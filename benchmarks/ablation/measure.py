@@ -14,13 +14,12 @@ from benchmarks.ablation import quality, trained
 from benchmarks.ablation.plan import ModelRun, TokenizerRun
 from benchmarks.ablation.trained import Place
 from benchmarks.suite import Red
-from flexvar import Pipeline
+from flexvar import Pipeline, images
 from flexvar.data import DataConfig, open_data, ordered_batches
 from flexvar.evaluation import offline
 from flexvar.files import whole_file
 from flexvar.layout import Layout
 from flexvar.sequence import targets, teacher_forcing
-from flexvar.training import pictures
 from flexvar.training.run import RunDirectory
 
 TOLERANCE = 1e-4  # of fp32 logits, relative to the largest
@@ -74,7 +73,7 @@ def model_figures(run: ModelRun, place: Place) -> dict[str, Any]:
         figures["samples"] = quality.figures(real, made, labels)
         shown = made.unflatten(0, (-1, count))[:, : min(SHOWN, count)].transpose(0, 1)
         with whole_file(directory / SAMPLES) as temporary:
-            pictures.table(shown).save(temporary, format="PNG")
+            images.table(shown).save(temporary, format="PNG")
         figures["picture"] = str((directory / SAMPLES).relative_to(place.root))
         if run.by_steps:
             figures["by_steps"] = [

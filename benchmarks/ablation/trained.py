@@ -129,7 +129,7 @@ def _open_cache(recipe: ModelRecipe, place: Place) -> None:
     """Make the cache of latents unless it is there: two runs may start together."""
     from accelerate import Accelerator
 
-    from flexvar.precision import parse_device
+    from flexvar.ops.precision import parse_device
     from flexvar.training.latents import KEY
     from flexvar.training.model_stage import ModelStage
 

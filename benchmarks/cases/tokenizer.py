@@ -15,7 +15,7 @@ from benchmarks.measure import PeakMemory, timed
 from benchmarks.suite import Case, Options, Red, Section, Table
 from flexvar import Pipeline
 from flexvar.data import DataConfig, open_data
-from flexvar.precision import parse_dtype
+from flexvar.ops.precision import parse_dtype
 
 SUITE = "tokenizer"
 SUMMARY = "Encoding and decoding with the bundled tokenizer, PSNR, SSIM and use of codes by scale"

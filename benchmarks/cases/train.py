@@ -13,7 +13,7 @@ from benchmarks import limits, models, parity
 from benchmarks.cases.common import Row, milliseconds, mixed_rows, shown_rows
 from benchmarks.measure import PeakMemory, timed
 from benchmarks.suite import Case, Options, Section
-from flexvar.precision import parse_dtype
+from flexvar.ops.precision import parse_dtype
 
 SUITE = "train"
 SUMMARY = "A training step of the model, with every attention and scan implementation there is"

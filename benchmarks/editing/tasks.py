@@ -22,9 +22,10 @@ from benchmarks.editing.figures import (
     samples,
     spread,
 )
-from flexvar import Pipeline, canvas, images
+from flexvar import Pipeline, images
 from flexvar.data import DataConfig
-from flexvar.edit import RULES
+from flexvar.editing import canvas
+from flexvar.editing.known import RULES
 
 # pipeline, name of the data, pictures per figure, where sheets go -> figures
 Task = Callable[[Pipeline, str, int, Path | None], dict[str, Any]]
@@ -225,7 +226,8 @@ def sheet(folder: Path | None, name: str, rows: dict[str, Tensor], most: int = 1
     if folder is None:
         return
     scale = 2 if next(iter(rows.values())).shape[-1] <= 48 else 1
-    images.labelled_sheet(
-        [(title, [images.to_pil(one) for one in made[:most]]) for title, made in rows.items()],
+    images.sheet(
+        [[images.to_pil(one) for one in made[:most]] for made in rows.values()],
+        names=list(rows),
         scale=scale,
     ).save(folder / name)

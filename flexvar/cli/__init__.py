@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> Any:
 
     # The place in flexvar's source that warns says nothing to who runs a command.
     warnings.showwarning = _show_warning
-    from flexvar.memory import keep_freed_memory
+    from flexvar.ops.memory import keep_freed_memory
 
     keep_freed_memory()
     try:

@@ -56,7 +56,7 @@ def convert(
     if out.is_file():
         raise FlexvarError(f"--out {out} is a file; name a directory.")
 
-    from flexvar.released import convert as convert_files
+    from flexvar_plugins.released import convert as convert_files
 
     pipe = convert_files(tokenizer=tokenizer, model=model, scales=sides, class_names=names)
     pipe.save_pretrained(out)

@@ -38,10 +38,10 @@ def demo(
     import warnings
 
     from flexvar import checkpoint, images
-    from flexvar import demo as pages
     from flexvar.errors import FlexvarError
     from flexvar.files import whole_file
     from flexvar.pipeline import Pipeline
+    from flexvar.web import demo as pages
 
     names = model or checkpoint.bundled_names()
     if not names:

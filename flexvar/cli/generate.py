@@ -76,7 +76,7 @@ def generate(
 
     from flexvar import images
     from flexvar.pipeline import Pipeline
-    from flexvar.views import Scales, animate, strip
+    from flexvar.scales import Scales
 
     pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype, preset=preset)
     numbers = [number for number in pipe.label_numbers(label) for _ in range(num)]
@@ -110,9 +110,9 @@ def generate(
             for index, views in enumerate(scales.pictures(pipe)):
                 stem = out / f"{start + index:05d}-scales"
                 images.save_png(
-                    strip(views), stem.with_suffix(".png"), result.image_settings(index)
+                    images.strip(views), stem.with_suffix(".png"), result.image_settings(index)
                 )
-                animate(views, stem.with_suffix(".webp"))
+                images.animate(views, stem.with_suffix(".webp"))
         names += result.save(out, start=start)
         pictures += result.images
     if len(pictures) > 1:

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from flexvar.build import Parts, build
+from flexvar.components import PositionEmbedding
 from flexvar.config import ModelConfig
 from flexvar.contract.measure import LAYOUTS, global_seed, random_layouts, randomise
 from flexvar.contract.variant import Variant
 from flexvar.layout import Layout
 from flexvar.model import NextScaleModel
 from flexvar.plugin import Registry
-from flexvar.protocols import PositionEmbedding
 from flexvar.sequence import targets, teacher_forcing
 
 NUM_CLASSES = 5

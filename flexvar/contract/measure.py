@@ -49,7 +49,7 @@ def demand_members(part: object, protocol: type) -> None:
     """Demand that a part has every method and attribute that its protocol names."""
     names = {*vars(protocol), *protocol.__annotations__}
     wanted = sorted(n for n in names if not n.startswith("_") and not hasattr(part, n))
-    demand(not wanted, f"it lacks {', '.join(wanted)}, of flexvar.protocols.{protocol.__name__}")
+    demand(not wanted, f"it lacks {', '.join(wanted)}, of flexvar.components.{protocol.__name__}")
 
 
 def equal_within(

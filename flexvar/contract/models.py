@@ -10,9 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexvar import checkpoint, precision
+from flexvar import checkpoint
 from flexvar.build import Parts, plan
 from flexvar.checkpoint import CheckpointConfig
+from flexvar.components import Backbone, Position, PositionEmbedding
 from flexvar.contract.combination import NUM_CLASSES, Combination, Trial, model_of
 from flexvar.contract.measure import (
     BF16_TOLERANCE,
@@ -28,11 +29,11 @@ from flexvar.contract.measure import (
     unchanged,
 )
 from flexvar.errors import FlexvarError
-from flexvar.generate import SamplingSettings
+from flexvar.generation.settings import SamplingSettings
 from flexvar.layout import Grid, Layout
 from flexvar.model import NextScaleModel
+from flexvar.ops import precision
 from flexvar.pipeline import Pipeline
-from flexvar.protocols import Backbone, Position, PositionEmbedding
 from flexvar.sequence import targets, teacher_forcing
 
 # Last grids that a combination generates.

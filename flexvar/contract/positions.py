@@ -7,6 +7,7 @@ from typing import cast
 import torch
 from torch import nn
 
+from flexvar.components import Facts, PositionEmbedding
 from flexvar.contract.measure import (
     LAYOUTS,
     ContractViolation,
@@ -20,7 +21,6 @@ from flexvar.contract.measure import (
 from flexvar.contract.variant import Variant
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid, Layout
-from flexvar.protocols import Facts, PositionEmbedding
 
 FACTS = Facts(vocab_size=50, code_dim=8, width=64, head_dim=32, num_classes=5)
 

@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 import torch
 
+from flexvar.components import Facts, Rng, StepSchedule
 from flexvar.contract.measure import (
     ContractViolation,
     demand,
@@ -21,7 +22,6 @@ from flexvar.contract.measure import (
 from flexvar.contract.variant import Variant
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid, Layout
-from flexvar.protocols import Facts, Rng, StepSchedule
 
 # Last grids a schedule is asked for; it may refuse some, not all.
 LASTS = tuple(

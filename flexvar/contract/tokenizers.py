@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from flexvar import precision
+from flexvar.components import Facts, Tokenizer, TokenSpace
 from flexvar.contract.measure import (
     BF16_TOLERANCE,
     STEP_TOLERANCE,
@@ -22,7 +22,7 @@ from flexvar.contract.measure import (
 )
 from flexvar.contract.variant import Variant
 from flexvar.layout import Layout
-from flexvar.protocols import Facts, Tokenizer, TokenSpace
+from flexvar.ops import precision
 
 LAYOUTS = (
     Layout.of(1, 2, 4),

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from flexvar.build import Choice
+from flexvar.components import Facts
 from flexvar.config import ComponentConfig, parse
 from flexvar.errors import FlexvarError, PluginError
 from flexvar.plugin import Kind, Registry
-from flexvar.protocols import Facts
 
 Options = Mapping[str, Any]
 

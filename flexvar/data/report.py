@@ -22,7 +22,7 @@ from flexvar.data.shard_files import names_shards
 from flexvar.data.shards import ShardPictures
 from flexvar.data.sources import BUILT_IN, Pictures, Raw, Source, open_source
 from flexvar.errors import FlexvarError
-from flexvar.images import labelled_sheet, open_image, to_pil
+from flexvar.images import open_image, sheets, to_pil
 
 # Larger than any picture: nothing is decoded at a fraction of its size.
 ALL = (2**30, 2**30)
@@ -112,7 +112,9 @@ def sheet(config: DataConfig, found: Survey) -> Image.Image:
             if all(len(pictures) == COLUMNS for pictures in rows.values()):
                 break
     scale = max(1, 64 // max(config.height_width))
-    return labelled_sheet([(names[label], rows[label]) for label in shown], scale=scale)
+    return sheets.sheet(
+        [rows[label] for label in shown], names=[names[label] for label in shown], scale=scale
+    )
 
 
 def _samples(dataset: Dataset, shown: list[int]) -> Iterator[Sample]:

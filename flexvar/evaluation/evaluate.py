@@ -33,7 +33,7 @@ from flexvar.evaluation.sampler import BATCH, Advance, Sampler, check_counts, ma
 from flexvar.evaluation.samples import SampleSet
 from flexvar.files import read_json, write_json
 from flexvar.pipeline import Pipeline
-from flexvar.request import Steps
+from flexvar.resolve import Steps
 
 METRICS = ("offline", "tokenizer", "fid", "is", "precision-recall")
 OF_INCEPTION = ("fid", "is", "precision-recall")

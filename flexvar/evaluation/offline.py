@@ -17,7 +17,7 @@ from flexvar.errors import FlexvarError
 from flexvar.evaluation.classifier import STEPS, Classifier, Seen, classifier_for
 from flexvar.evaluation.measures import frechet_distance, precision_recall, statistics
 from flexvar.pipeline import Pipeline
-from flexvar.request import Steps
+from flexvar.resolve import Steps
 
 BATCH = 32
 # Of a class, so that a half of them still has four: k = 3 neighbours and the picture itself.

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from flexvar import __version__, images, request
+from flexvar import __version__, images, resolve
 from flexvar.errors import FlexvarError
 from flexvar.evaluation.samples import SampleSet
 from flexvar.pipeline import Pipeline
-from flexvar.request import Steps
+from flexvar.resolve import Steps
 
 # Contiguous images of one task: many enough to fill a GPU, few enough to lose when stopped.
 BATCH = 16
@@ -52,8 +52,8 @@ class Sampler:
         if num < 1:
             raise FlexvarError(f"num: got {num}; expected at least 1 image per class.")
         layout = pipe.layout(self.size, self.steps, warn=False)
-        base = request.preset(pipe.config, self.preset)
-        sampling = request.sampling_settings(dict(self.options), base)
+        base = resolve.preset(pipe.config, self.preset)
+        sampling = resolve.sampling_settings(dict(self.options), base)
         stride = pipe.tokenizer.space.stride
         count, backbone = pipe.model.num_classes, pipe.config.model.backbone
         settings = {
@@ -182,7 +182,7 @@ _number = 0
 def _begin(counter: Any, threads: int) -> None:
     """In each process, before its first task."""
     global _number
-    from flexvar.memory import keep_freed_memory
+    from flexvar.ops.memory import keep_freed_memory
 
     keep_freed_memory()
     torch.set_num_threads(threads)

@@ -6,10 +6,19 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 # The parts of a model, and what else a plugin can offer.
-Kind = Literal["tokenizer", "backbone", "position", "schedule"]
+Kind = Literal[
+    "tokenizer", "backbone", "position", "schedule", "conditioner", "sampler", "objective"
+]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Offer = Kind | Literal["benchmark"]
-OFFERS: tuple[Offer, ...] = (*KINDS, "benchmark")
+Offer = Kind | Literal["loss", "converter", "benchmark"]
+# What is on offer -> the hook that yields it.
+HOOKS: dict[Offer, str] = {
+    **{kind: f"flexvar_{kind}s" for kind in KINDS},
+    "loss": "flexvar_losses",
+    "converter": "flexvar_converters",
+    "benchmark": "flexvar_benchmarks",
+}
+OFFERS: tuple[Offer, ...] = tuple(HOOKS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

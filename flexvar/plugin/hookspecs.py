@@ -1,4 +1,4 @@
-"""The hooks a plugin may implement, one per kind of component, and one for benchmarks."""
+"""The hooks a plugin may implement: one per kind of component, and for what else it may offer."""
 
 from __future__ import annotations
 
@@ -57,6 +57,66 @@ def flexvar_schedules() -> Iterable[Component]:  # type: ignore[empty-body]
         @flexvar.hookimpl
         def flexvar_schedules():
             yield flexvar.Component(name="doubling", target="my_plugin.schedules:Doubling")
+    """
+
+
+@hookspec
+def flexvar_conditioners() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Conditioners: labels, prompts or pictures -> the vectors a model reads.
+
+    ::
+
+        @flexvar.hookimpl
+        def flexvar_conditioners():
+            yield flexvar.Component(name="words", target="my_plugin.words:Words")
+    """
+
+
+@hookspec
+def flexvar_samplers() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Samplers: how the tokens of a scale are chosen.
+
+    ::
+
+        @flexvar.hookimpl
+        def flexvar_samplers():
+            yield flexvar.Component(name="greedy", target="my_plugin.samplers:Greedy")
+    """
+
+
+@hookspec
+def flexvar_objectives() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Objectives: what a model is trained to do.
+
+    ::
+
+        @flexvar.hookimpl
+        def flexvar_objectives():
+            yield flexvar.Component(name="focal", target="my_plugin.objectives:Focal")
+    """
+
+
+@hookspec
+def flexvar_losses() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Losses of tokenizer training: picture and reconstruction -> one number per image.
+
+    ::
+
+        @flexvar.hookimpl
+        def flexvar_losses():
+            yield flexvar.Component(name="edges", target="my_plugin.losses:Edges")
+    """
+
+
+@hookspec
+def flexvar_converters() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Converters: files that others released -> a checkpoint.
+
+    ::
+
+        @flexvar.hookimpl
+        def flexvar_converters():
+            yield flexvar.Component(name="mine", target="my_plugin.released:Converter")
     """
 
 

@@ -24,7 +24,7 @@ import pluggy
 
 from flexvar.errors import PluginError
 from flexvar.plugin import hookspecs
-from flexvar.plugin.component import OFFERS, Component, Offer
+from flexvar.plugin.component import HOOKS, OFFERS, Component, Offer
 
 GROUP = "flexvar"
 FIRST_PARTY = "flexvar"
@@ -198,7 +198,7 @@ class Registry:
                     manager.unregister(plugin)
                 continue
             for kind in OFFERS:
-                for hook in getattr(manager.hook, f"flexvar_{kind}s").get_hookimpls():
+                for hook in getattr(manager.hook, HOOKS[kind]).get_hookimpls():
                     if hook.plugin is not plugin:
                         continue
                     try:

@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from flexvar import images as pictures
 from flexvar.layout import Layout
 from flexvar.pipeline import Pipeline
-from flexvar.training import pictures
 from flexvar.training.codebook import code_counts, perplexity
 from flexvar.training.losses import SSIM_WINDOW, psnr, resized, ssim
 

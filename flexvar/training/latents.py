@@ -14,9 +14,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
+from flexvar.components import Tokenizer
 from flexvar.data import Batch, Dataset, batches
 from flexvar.errors import FlexvarError
-from flexvar.protocols import Tokenizer
 from flexvar.training.recipe import CacheConfig, TrainRecipe
 
 KEY, LATENTS, LABELS = "key.json", "latents.npy", "labels.npy"

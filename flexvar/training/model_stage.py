@@ -14,19 +14,19 @@ from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
 
+from flexvar import images
 from flexvar.build import build, plan
 from flexvar.checkpoint import CheckpointConfig, Trained, load_weights
 from flexvar.checkpoint import load as load_checkpoint
+from flexvar.components import Facts, PositionEmbedding, StepSchedule, Tokenizer
 from flexvar.config import ModelConfig
 from flexvar.data import Batch, ordered_batches
 from flexvar.errors import FlexvarError
-from flexvar.generate import SamplingSettings
+from flexvar.generation.settings import SamplingSettings
 from flexvar.layout import Layout
 from flexvar.model import NextScaleModel
 from flexvar.pipeline import Pipeline
-from flexvar.protocols import Facts, PositionEmbedding, StepSchedule, Tokenizer
 from flexvar.sequence import targets, teacher_forcing
-from flexvar.training import pictures
 from flexvar.training.latents import LatentCache, weights_hash
 from flexvar.training.optimiser import peak_rate
 from flexvar.training.recipe import ModelRecipe
@@ -234,7 +234,7 @@ class ModelStage(Stage):
         made: Tensor = result.images * 2 - 1
         missing = -len(made) % columns
         made = torch.cat([made, made.new_ones(missing, *made.shape[1:])])
-        return pictures.table(made.unflatten(0, (-1, columns)))
+        return images.table(made.unflatten(0, (-1, columns)))
 
     def describe(self) -> list[str]:
         """Parts, parameters, tokens per image."""

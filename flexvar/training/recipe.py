@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 from flexvar.config import ComponentConfig, ComponentSpec, load_yaml, override, parse
 from flexvar.data import DataConfig
 from flexvar.errors import FlexvarError
-from flexvar.generate import SamplingSettings
+from flexvar.generation.settings import SamplingSettings
 
 Stage = Literal["tokenizer", "model"]
 FOLDER = "recipes"

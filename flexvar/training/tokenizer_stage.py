@@ -16,13 +16,13 @@ from torch import Tensor, nn
 from flexvar.build import build
 from flexvar.checkpoint import CheckpointConfig, Trained, load_weights
 from flexvar.checkpoint import load as load_checkpoint
+from flexvar.components import TokenizerOutput, TrainableTokenizer
 from flexvar.config import ModelConfig
 from flexvar.data import Batch, ordered_batches
 from flexvar.errors import FlexvarError
-from flexvar.generate import SamplingSettings
+from flexvar.generation.settings import SamplingSettings
 from flexvar.layout import Grid
 from flexvar.pipeline import Pipeline
-from flexvar.protocols import TokenizerOutput, TrainableTokenizer
 from flexvar.training.adversarial import PatchDiscriminator, discriminator_loss, generator_loss
 from flexvar.training.codebook import CodebookCare, gathered
 from flexvar.training.figures import reconstruction_table, tokenizer_figures
@@ -289,5 +289,5 @@ def _trainable(tokenizer: Any, name: str) -> Any:
         return tokenizer
     raise FlexvarError(
         f"tokenizer {name!r} cannot be trained: it has no forward and codes as "
-        "flexvar.protocols.TrainableTokenizer asks for."
+        "flexvar.components.TrainableTokenizer asks for."
     )

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 from flexvar.errors import FlexvarError
-from flexvar.memory import keep_freed_memory
-from flexvar.precision import parse_device
+from flexvar.ops.memory import keep_freed_memory
+from flexvar.ops.precision import parse_device
 from flexvar.training.recipe import ModelRecipe, TokenizerRecipe, TrainRecipe
 from flexvar.training.words import count, some
 

@@ -82,3 +82,13 @@ def flexvar_schedules() -> Iterable[Component]:
         target=f"{_HERE}.schedules.random_steps:RandomSteps",
         summary="Training: random lists, by the paper's rule or the released code's",
     )
+
+
+@hookimpl
+def flexvar_conditioners() -> Iterable[Component]:
+    """What an image is to be of."""
+    yield Component(
+        name="label",
+        target=f"{_HERE}.conditioners.label:LabelConditioner",
+        summary="Class labels: one learned vector per class, and one for no class",
+    )

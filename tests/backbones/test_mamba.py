@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from flexvar import FlexvarError, Layout, Pipeline
 from flexvar.build import build, plan
+from flexvar.components import Facts, Position
 from flexvar.config import parse
 from flexvar.errors import PluginError
-from flexvar.precision import cast
-from flexvar.protocols import Facts, Position
+from flexvar.ops.precision import cast
 
 FACTS = Facts(vocab_size=61, code_dim=8, width=32, head_dim=16, num_classes=5)
 SMALL = {"depth": 2, "width": 32, "head_dim": 16, "state_size": 16}

@@ -20,9 +20,9 @@ from benchmarks.ablation.full_over_residual import FullOverResidual
 from benchmarks.ablation.trained import Place
 from benchmarks.cases import ablation
 from benchmarks.suite import Options, Red
+from flexvar.components import Facts
 from flexvar.layout import Layout
 from flexvar.model import NextScaleModel
-from flexvar.protocols import Facts
 from flexvar.training.guard import Interrupted
 from flexvar.training.recipe import TokenizerRecipe
 from flexvar.training.train import train

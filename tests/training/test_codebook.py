@@ -11,7 +11,7 @@ from torch import nn
 
 from flexvar import Grid
 from flexvar.build import build
-from flexvar.protocols import TrainableTokenizer
+from flexvar.components import TrainableTokenizer
 from flexvar.training.codebook import CodebookCare, code_counts, kmeans, perplexity
 from flexvar.training.recipe import CodebookConfig
 

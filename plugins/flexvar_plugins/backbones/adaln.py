@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexvar.dense import Linear
+from flexvar.ops.linear import Linear
 
 
 class Branch(NamedTuple):

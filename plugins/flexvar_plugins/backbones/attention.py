@@ -17,8 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flexvar.components.implementation import Kernel
 from flexvar.errors import PluginError
-from flexvar.kernels import Kernel
 from flexvar.layout import Layout
 
 Implementation = Literal["auto", "eager", "sdpa", "flash"]

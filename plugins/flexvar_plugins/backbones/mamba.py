@@ -9,11 +9,11 @@ import torch
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor
 
+from flexvar.components import Facts, Position
+from flexvar.components.implementation import Kernel
 from flexvar.config import ComponentConfig
-from flexvar.kernels import Kernel
 from flexvar.layout import Layout
-from flexvar.precision import computing_dtype
-from flexvar.protocols import Facts, Position
+from flexvar.ops.precision import computing_dtype
 from flexvar_plugins.backbones import scan_kernels, scan_paths
 from flexvar_plugins.backbones.adaln import (
     AdaLnBackbone,

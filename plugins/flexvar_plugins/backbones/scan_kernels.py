@@ -18,8 +18,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from flexvar.components.implementation import Kernel
 from flexvar.errors import PluginError
-from flexvar.kernels import Kernel
 from flexvar_plugins.backbones.ssd import Convolve, Inputs, Scan, chunked, convolve, reference
 
 Implementation = Literal["auto", "reference", "torch", "kernels", "fla"]

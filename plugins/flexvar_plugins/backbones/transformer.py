@@ -11,12 +11,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from flexvar.components import Facts, Position
+from flexvar.components.implementation import Kernel
 from flexvar.config import ComponentConfig
-from flexvar.dense import Linear, linear
-from flexvar.kernels import Kernel
 from flexvar.layout import Layout
-from flexvar.precision import computing_dtype
-from flexvar.protocols import Facts, Position
+from flexvar.ops.linear import Linear, linear
+from flexvar.ops.precision import computing_dtype
 from flexvar_plugins.backbones import attention
 from flexvar_plugins.backbones.adaln import (
     AdaLnBackbone,

@@ -10,9 +10,9 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
+from flexvar.components import Facts, Position
 from flexvar.config import ComponentConfig
 from flexvar.layout import Layout
-from flexvar.protocols import Facts, Position
 from flexvar_plugins.positions.sincos import sincos_2d
 
 

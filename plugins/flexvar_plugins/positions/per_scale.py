@@ -12,10 +12,10 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor, nn
 
+from flexvar.components import Facts, Position
 from flexvar.config import ComponentConfig
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid, Layout
-from flexvar.protocols import Facts, Position
 
 
 class PerScaleConfig(ComponentConfig):

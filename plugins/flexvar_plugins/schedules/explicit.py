@@ -6,10 +6,10 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from flexvar.components import Facts, Rng, StepSchedule
 from flexvar.config import ComponentConfig
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid, Layout
-from flexvar.protocols import Facts, Rng, StepSchedule
 from flexvar_plugins.schedules.ladder import ladder
 
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
 
+from flexvar.components import Facts, Rng
 from flexvar.config import ComponentConfig
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid, Layout
-from flexvar.protocols import Facts, Rng
 
 # FlexVAR, arXiv 2502.20313 and its code: sides of the latent by last side and number of steps.
 _TEN = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)

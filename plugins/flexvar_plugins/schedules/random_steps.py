@@ -7,9 +7,9 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
+from flexvar.components import Facts, Rng, sample, uniform
 from flexvar.config import ComponentConfig
 from flexvar.layout import Grid, Layout
-from flexvar.protocols import Facts, Rng, sample, uniform
 from flexvar_plugins.schedules.ladder import in_shape, ladder
 
 # The released code's rule: tokens of one sequence at most, and the odds of 1, 2, 3, 4 drops.

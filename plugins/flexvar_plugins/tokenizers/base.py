@@ -9,9 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from flexvar.components import Facts, TokenizerOutput
 from flexvar.config import ComponentConfig
 from flexvar.layout import Grid, Layout
-from flexvar.protocols import Facts, TokenizerOutput
 from flexvar_plugins.tokenizers.cnn import CnnConfig, Decoder, Encoder, check_image
 from flexvar_plugins.tokenizers.codebook import Codebook
 from flexvar_plugins.tokenizers.tiles import decode_in_tiles

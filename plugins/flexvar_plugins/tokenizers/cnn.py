@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
+from flexvar.components import TokenSpace
 from flexvar.config import ComponentConfig
 from flexvar.errors import FlexvarError
-from flexvar.protocols import TokenSpace
 
 GROUPS = 32
 

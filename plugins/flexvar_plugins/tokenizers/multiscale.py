@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flexvar.components import Facts, TokenizerOutput
 from flexvar.layout import Grid, Layout
-from flexvar.protocols import Facts, TokenizerOutput
 from flexvar_plugins.tokenizers.base import CnnTokenizer
 from flexvar_plugins.tokenizers.cnn import SMALL, CnnConfig
 

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from flexvar.components import Facts, TokenizerOutput
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid, Layout
-from flexvar.protocols import Facts, TokenizerOutput
 from flexvar_plugins.tokenizers.base import CnnTokenizer
 from flexvar_plugins.tokenizers.cnn import SMALL, CnnConfig
 

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from flexvar import dense
-from flexvar.dense import Linear, linear, plain
+from flexvar.ops import linear as module
+from flexvar.ops.linear import Linear, linear, plain
 
-FUSES = bool(dense._fused_dtypes())
+FUSES = bool(module._fused_dtypes())
 
 
 @pytest.mark.parametrize("gelu", [False, True])
@@ -50,7 +50,7 @@ def test_fuses_only_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
         plainly.append(x)
         return x
 
-    monkeypatch.setattr(dense, "plain", record)
+    monkeypatch.setattr(module, "plain", record)
     x, weight = torch.ones(2, 3), torch.ones(4, 3)
     with torch.no_grad():
         linear(x, weight, None)

@@ -2,15 +2,15 @@
 
 They share these keywords. label: a class number or name, or None for no class; one for all
 pictures or one each. rule: which cells of a scale are generated, see
-`flexvar.edit.cells_to_generate`; ``area`` unless given. blend: put the known pixels back, on by
-default; off, the tokenizer's picture of them stays. feather: pixels of the known part over which
-it fades into the generated one; by default half a latent cell, 0 is a hard edge. size: (height,
-width) in pixels that the model works at, multiples of the stride; by default the picture's own,
-see `flexvar.canvas.model_size`. steps: as in a call. num: results per picture. any_size: on by
-default, as a picture has the size it has; off, a model made for one list of grids refuses
-others. max_side: longest side of a picture in pixels that is taken. The rest, from ``guidance`` to
-``on_scale``, is as in a call. Results have the size of the picture or canvas, the seeds and
-settings of `Pipeline.__call__`, and carry the known tokens.
+`flexvar.editing.known.cells_to_generate`; ``area`` unless given. blend: put the known pixels
+back, on by default; off, the tokenizer's picture of them stays. feather: pixels of the known part
+over which it fades into the generated one; by default half a latent cell, 0 is a hard edge. size:
+(height, width) in pixels that the model works at, multiples of the stride; by default the
+picture's own, see `flexvar.editing.canvas.model_size`. steps: as in a call. num:
+results per picture. any_size: on by default, as a picture has the size it has; off, a model made
+for one list of grids refuses others. max_side: longest side of a picture in pixels that is taken.
+The rest, from ``guidance`` to ``on_scale``, is as in a call. Results have the size of the picture
+or canvas, the seeds and settings of `Pipeline.__call__`, and carry the known tokens.
 
 Pictures are Pillow images of any mode, paths, uint8 arrays, or tensors in [0,1]; a list, or a
 (B,3,H,W) tensor, is a batch.
@@ -19,46 +19,45 @@ Pictures are Pillow images of any mode, paths, uint8 arrays, or tensors in [0,1]
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Unpack
+from typing import Any, Literal, Unpack
 
 import torch
 from torch import Tensor
 
-from flexvar import canvas, inputs, request
-from flexvar import edit as edits
-from flexvar import score as scoring
-from flexvar.canvas import Fill
+from flexvar import resolve
+from flexvar.editing import canvas, inputs
+from flexvar.editing import known as edits
+from flexvar.editing.canvas import Fill
+from flexvar.editing.inputs import MAX_SIDE
 from flexvar.errors import FlexvarError
-from flexvar.generate import Known
-from flexvar.inputs import MAX_SIDE
+from flexvar.generation.known import Known
 from flexvar.layout import Grid, Layout
-from flexvar.request import Edit, Label, Steps, Task
+from flexvar.metrics import likelihood as scoring
+from flexvar.resolve import Edit, Label, Steps, Task
 from flexvar.result import Result, pictures
-
-if TYPE_CHECKING:
-    from flexvar.pipeline import Pipeline
+from flexvar.session import Session
 
 Labels = Label | Sequence[Label]
 
 
 def inpaint(
-    self: Pipeline, image: Any, mask: Any, label: Labels = None, **options: Unpack[Edit]
+    self: Session, image: Any, mask: Any, label: Labels = None, **options: Unpack[Edit]
 ) -> Result:
     """Pictures with new pixels where the mask is 255, of a class.
 
     mask: a picture, path, array or tensor of the picture's size, 255 (or True) where to
     generate; one for all pictures or one each. A mask that keeps everything gives the picture
-    back, with a warning. The other keywords: see `flexvar.editing`.
+    back, with a warning. The other keywords: see `flexvar.editing.tasks`.
     Raises `FlexvarError` for anything that cannot be.
     """
-    request.check_keywords("inpaint", options, Edit)
+    resolve.check_keywords("inpaint", options, Edit)
     own = inputs.read_images(image, options.get("max_side", MAX_SIDE))
     masks = inputs.read_masks(mask, (own.shape[-2], own.shape[-1]), len(own))
     return _with_hole(self, "inpaint", own, canvas.fill_in(own, masks), masks, label, options)
 
 
 def edit(
-    self: Pipeline,
+    self: Session,
     image: Any,
     box: Sequence[int] | Sequence[Sequence[int]],
     label: Labels,
@@ -67,17 +66,17 @@ def edit(
     """Pictures with something of another class in a box: class-conditional editing.
 
     box: (left, top, right, bottom) in pixels, as Pillow has them; one for all or one each. The
-    other keywords: see `flexvar.editing`.
+    other keywords: see `flexvar.editing.tasks`.
     Raises `FlexvarError` for anything that cannot be.
     """
-    request.check_keywords("edit", options, Edit)
+    resolve.check_keywords("edit", options, Edit)
     own = inputs.read_images(image, options.get("max_side", MAX_SIDE))
     masks = inputs.box_masks(box, (own.shape[-2], own.shape[-1]), len(own))
     return _with_hole(self, "edit", own, canvas.fill_in(own, masks), masks, label, options)
 
 
 def outpaint(
-    self: Pipeline,
+    self: Session,
     image: Any,
     ratio: float | tuple[float, float] | None = None,
     label: Labels = None,
@@ -90,11 +89,11 @@ def outpaint(
 
     ratio: how many times as high and as wide the result is, the picture in its centre: (1, 2) is
     twice as wide. margins: or the pixels themselves, (top, right, bottom, left) or one number.
-    fill: what stands in the margins when the known part is encoded, see `flexvar.canvas.grow`.
-    The other keywords: see `flexvar.editing`.
+    fill: what stands in the margins when the known part is encoded, see
+    `flexvar.editing.canvas.grow`. The other keywords: see `flexvar.editing.tasks`.
     Raises `FlexvarError` for anything that cannot be, a canvas smaller than the picture too.
     """
-    request.check_keywords("outpaint", options, Edit)
+    resolve.check_keywords("outpaint", options, Edit)
     max_side = options.get("max_side", MAX_SIDE)
     image_B3HW = inputs.read_images(image, max_side)
     height, width = image_B3HW.shape[-2:]
@@ -106,17 +105,17 @@ def outpaint(
     return _with_hole(self, "outpaint", own, own, masks, label, options)
 
 
-def expand(self: Pipeline, image: Any, label: Labels = None, **options: Unpack[Edit]) -> Result:
+def expand(self: Session, image: Any, label: Labels = None, **options: Unpack[Edit]) -> Result:
     """Pictures made twice as wide, the picture in the centre (FlexVAR, arXiv 2502.20313).
 
-    `outpaint` with the ratio (1, 2). The other keywords: see `flexvar.editing`.
+    `outpaint` with the ratio (1, 2). The other keywords: see `flexvar.editing.tasks`.
     """
-    request.check_keywords("expand", options, Edit)
+    resolve.check_keywords("expand", options, Edit)
     return outpaint(self, image, (1, 2), label, **options)
 
 
 def refine(
-    self: Pipeline,
+    self: Session,
     image: Any,
     size: tuple[int, int] | int,
     label: Labels = None,
@@ -131,10 +130,10 @@ def refine(
     step, counted from 0, that is generated; by default the first whose grid is larger than the
     picture's own. encode_at: ``target`` encodes the picture enlarged to the result's size;
     ``own`` at its own size, as published for FlexVAR, which the residual tokenizer cannot. The
-    other keywords: see `flexvar.editing`.
+    other keywords: see `flexvar.editing.tasks`.
     Raises `FlexvarError` for a size that is not larger, or of another shape than the picture.
     """
-    request.check_keywords("refine", options, Task)
+    resolve.check_keywords("refine", options, Task)
     size = (size, size) if isinstance(size, int) else size
     max_side = options.get("max_side", MAX_SIDE)
     image_B3HW = inputs.read_images(image, max_side)
@@ -173,7 +172,7 @@ def refine(
 
 
 def score(
-    self: Pipeline,
+    self: Session,
     image: Any,
     labels: Labels = None,
     *,
@@ -186,18 +185,18 @@ def score(
 
     labels: class numbers or names, all unless given. It is the model's own distribution, without
     guidance or filters, of the tokens the tokenizer gives the picture. The other keywords: see
-    `flexvar.editing`.
+    `flexvar.editing.tasks`.
     """
     image_B3HW = inputs.read_images(image, max_side)
     numbers = list(range(self.model.num_classes)) if labels is None else self.label_numbers(labels)
     layout = _layout(self, image_B3HW, size, steps, any_size)
     maps = edits.encoder(self.tokenizer, layout, self.device)(image_B3HW)
-    model = request.model_for(self.model, layout) if any_size else self.model
+    model = resolve.model_for(self.model, layout) if any_size else self.model
     nats_BNK = scoring.nats(model, self.tokenizer, maps, numbers, layout)
     return scoring.Scores(nats_BNK, tuple(self.label_name(n) for n in numbers), layout)
 
 
-def classify(self: Pipeline, image: Any, labels: Labels = None, **options: Any) -> Any:
+def classify(self: Session, image: Any, labels: Labels = None, **options: Any) -> Any:
     """The class under which a picture is likeliest; a list of them for a batch of pictures.
 
     A zero-shot classifier: `score`, which the keywords go to, summed over the scales.
@@ -208,7 +207,7 @@ def classify(self: Pipeline, image: Any, labels: Labels = None, **options: Any) 
 
 
 def _with_hole(
-    pipe: Pipeline,
+    pipe: Session,
     task: str,
     own_B3HW: Tensor,
     filled_B3HW: Tensor,
@@ -223,9 +222,9 @@ def _with_hole(
     encode = edits.encoder(pipe.tokenizer, layout, pipe.device)
     known = edits.known_tokens(encode, own_B3HW, filled_B3HW, generate_BHW, layout, rule)
     if not bool(generate_BHW.any()):
-        request.warn("The mask keeps everything: there is nothing to generate.")
+        resolve.warn("The mask keeps everything: there is nothing to generate.")
     elif all(bool(keep.all()) for keep in known.keep):
-        request.warn(
+        resolve.warn(
             f"Under the rule {rule!r} the mask touches too little of any cell of the latent to "
             "generate one; rule='any' would."
         )
@@ -248,7 +247,7 @@ def _with_hole(
 
 
 def _run(
-    pipe: Pipeline,
+    pipe: Session,
     layout: Layout,
     known: Known,
     label: Labels,
@@ -279,7 +278,7 @@ def _run(
 
 
 def _layout(
-    pipe: Pipeline,
+    pipe: Session,
     image_B3HW: Tensor,
     size: tuple[int, int] | int | None,
     steps: Steps | None,

@@ -1,35 +1,47 @@
-"""What a pipeline holds: a model, its tokenizer and settings; loaded, saved, moved."""
+"""A model on a device, loaded, saved, moved, and what can be asked of it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from flexvar import checkpoint, request
+from flexvar import __version__, checkpoint, resolve
 from flexvar.build import Parts, build
 from flexvar.checkpoint import CheckpointConfig
+from flexvar.components import PositionEmbedding, Tokenizer
+from flexvar.components.conditioner import each
 from flexvar.config import ModelConfig, load_yaml, parse
 from flexvar.errors import FlexvarError
-from flexvar.generate import SamplingSettings
+from flexvar.generation.known import Known
+from flexvar.generation.loop import Generated, generate
+from flexvar.generation.seeds import generators
+from flexvar.generation.settings import SamplingSettings
 from flexvar.layout import Grid, Layout
 from flexvar.model import NextScaleModel
+from flexvar.ops import tiled_decode
+from flexvar.ops.precision import cast as cast_weights
+from flexvar.ops.precision import parse_device, parse_dtype
 from flexvar.plugin import Registry
-from flexvar.precision import cast as cast_weights
-from flexvar.precision import parse_device, parse_dtype
-from flexvar.protocols import PositionEmbedding, Tokenizer
+from flexvar.resolve import Label, Sampling, Steps
 
 # Cells a side of a model that says nothing of its size: 256 px at stride 16, as both papers.
 USUAL_SIDE = 16
 
 
 @dataclass
-class Loaded:
-    """The parts of a checkpoint or config; `flexvar.Pipeline` is what can be asked of them."""
+class Session:
+    """A model with its tokenizer on a device, and what can be asked of it.
+
+    Layouts, samples, pictures of latents.
+
+    `flexvar.Pipeline` adds generating, editing and scoring by one call each.
+    """
 
     parts: Parts
     config: CheckpointConfig
@@ -54,7 +66,7 @@ class Loaded:
         Raises `FlexvarError` for a checkpoint that is missing, broken, or does not fit.
         """
         config, parts = checkpoint.load(source, registry)
-        return cls(parts, config, request.preset(config, preset)).to(device, dtype)
+        return cls(parts, config, resolve.preset(config, preset)).to(device, dtype)
 
     @classmethod
     def from_config(
@@ -177,3 +189,129 @@ class Loaded:
         if self.parts.model is None:
             return ()
         return cast(PositionEmbedding, self.parts.model.position).layouts or ()
+
+    def sample(
+        self,
+        numbers: Sequence[int],
+        layout: Layout,
+        options: Sampling,
+        *,
+        known: Known | None = None,
+        any_size: bool = False,
+    ) -> tuple[Tensor, Generated, dict[str, Any]]:
+        """Images (B,3,H,W) in [0,1] of class numbers, their tokens, and the settings of both.
+
+        What `__call__` and all editing come down to. known: tokens that are given.
+        """
+        output = options.get("output", "pil")
+        if output not in ("pil", "tensor"):
+            raise FlexvarError(f"output: got {output!r}; expected 'pil' or 'tensor'.")
+        name, on_scale = options.get("preset"), options.get("on_scale")
+        base = self.settings if name is None else resolve.preset(self.config, name)
+        settings = resolve.sampling_settings(options, base)
+        keys = resolve.image_keys(options.get("seed"), len(numbers), options.get("first_index", 0))
+        model = resolve.model_for(self.model, layout) if any_size else self.model
+        if model is not self.model:
+            self._warn_once(
+                "positions",
+                f"The positions of {layout} are interpolated: this model "
+                "was trained for its own list of grids alone.",
+            )
+        with resolve.progress_bar(len(layout), options.get("progress")) as advance:
+
+            def after_scale(step: int, latent_BChw: Tensor, maps: tuple[Tensor, ...]) -> None:
+                advance()
+                if on_scale is not None:
+                    on_scale(step, latent_BChw, maps)
+
+            generated = generate(
+                model,
+                self.tokenizer,
+                each(
+                    lambda values: values.to(self.device), self.model.conditioner.collate(numbers)
+                ),
+                layout,
+                settings,
+                generators(keys),
+                known=known,
+                images_per_call=options.get("images_per_call"),
+                on_scale=after_scale,
+            )
+            images_B3HW = self.decode(generated.latent_BChw, tile=options.get("tile"))
+        report = {
+            "flexvar": __version__,
+            "model": self.config.model.backbone.name if self.config.model.backbone else None,
+            "labels": [self.label_name(number) for number in numbers],
+            "size": list(images_B3HW.shape[-2:]),
+            "steps": [list(grid) for grid in layout],
+            **json.loads(settings.model_dump_json(exclude_none=True)),
+            "seeds": [list(key) for key in keys],
+            "device": str(self.device),
+            "dtype": str(self.dtype).removeprefix("torch."),
+        }
+        return images_B3HW, generated, report
+
+    @torch.inference_mode()
+    def decode(self, latent_BChw: Tensor, *, tile: int | None = None) -> Tensor:
+        """Images (B,3,H,W), fp32 in [0,1], of folded latents.
+
+        tile: side in pixels of the tiles that a large picture is decoded in, in bounded memory;
+        0 is never, None is `flexvar.ops.tiled_decode.TILE` from its ``WHOLE`` pixels on.
+        """
+        # One by one on a CPU: no slower, and the memory of one image.
+        share = 1 if latent_BChw.device.type == "cpu" else len(latent_BChw)
+        parts = [
+            tiled_decode.decode(self.tokenizer, part, tile) for part in latent_BChw.split(share)
+        ]
+        return torch.cat(parts).add(1).div(2).clamp(0, 1)
+
+    def label_numbers(self, labels: Label | Sequence[Label]) -> list[int]:
+        """Class numbers of labels given as numbers, names or None (the null label).
+
+        Raises `FlexvarError` for a class there is not, with the nearest name.
+        """
+        return resolve.label_numbers(labels, self.model.num_classes, self.class_names)
+
+    def label_name(self, number: int) -> Label:
+        """The name of a class number, or the number if there are no names; None for no class."""
+        if number == self.config.model.num_classes:
+            return None
+        return self.class_names[number] if self.class_names else number
+
+    def layout(
+        self,
+        size: tuple[int, int] | int | None = None,
+        steps: Steps | None = None,
+        *,
+        warn: bool = True,
+        any_size: bool = False,
+    ) -> Layout:
+        """The grids of a size in pixels and a number of steps, or the ones given as ``steps``.
+
+        any_size: also for a model that was made for one list of grids.
+        Raises `FlexvarError` for a size that is no multiple of the stride (naming the two
+        nearest), and for steps that cannot be. Outside the sizes and step counts of training it
+        warns once.
+        """
+        stride = self.tokenizer.space.stride
+        if isinstance(size, int):
+            size = (size, size)
+        schedule = self.parts.schedule
+        layout = resolve.layout_of(
+            None if size is None else resolve.cells(size, stride),
+            steps,
+            usual=Grid(*(side // stride for side in self.size)),
+            known=self.known_layouts,
+            schedule=resolve.any_layout(schedule) if any_size else schedule,
+            stride=stride,
+        )
+        if warn:
+            found = resolve.outside_training(layout, self.config.trained, stride)
+            for topic, message in found.items():
+                self._warn_once(topic, message)
+        return layout
+
+    def _warn_once(self, topic: str, message: str) -> None:
+        if topic not in self._warned:
+            self._warned.add(topic)
+            resolve.warn(message)

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flexvar.components import Tokenizer
 from flexvar.layout import Layout
 from flexvar.model import NextScaleModel
-from flexvar.protocols import Tokenizer
 from flexvar.sequence import targets, teacher_forcing
 
 

@@ -17,14 +17,15 @@ from typing import Any, Literal, TypedDict, cast
 from torch import nn
 
 from flexvar.checkpoint import CheckpointConfig, Trained
+from flexvar.components import PositionEmbedding, StepSchedule
 from flexvar.config import parse
-from flexvar.edit import Rule
+from flexvar.editing.known import Rule
 from flexvar.errors import FlexvarError
-from flexvar.generate import OnScale, SamplingSettings
+from flexvar.generation.loop import OnScale
+from flexvar.generation.seeds import seed_keys
+from flexvar.generation.settings import SamplingSettings
 from flexvar.layout import Grid, Layout
 from flexvar.model import NextScaleModel
-from flexvar.protocols import PositionEmbedding, StepSchedule
-from flexvar.sampling import seed_keys
 
 Label = int | str | None
 Steps = int | Sequence[int | tuple[int, int]]
@@ -51,7 +52,7 @@ class Sampling(TypedDict, total=False):
 
 
 class Task(Sampling, total=False):
-    """Keywords of every zero-shot task besides; `flexvar.editing` explains them."""
+    """Keywords of every zero-shot task besides; `flexvar.editing.tasks` explains them."""
 
     steps: Steps | None
     num: int
@@ -60,7 +61,7 @@ class Task(Sampling, total=False):
 
 
 class Edit(Task, total=False):
-    """Keywords of tasks with a mask besides; `flexvar.editing` explains them."""
+    """Keywords of tasks with a mask besides; `flexvar.editing.tasks` explains them."""
 
     size: tuple[int, int] | int | None
     rule: Rule

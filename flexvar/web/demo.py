@@ -16,7 +16,7 @@ from flexvar import images
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid
 from flexvar.pipeline import Pipeline
-from flexvar.request import Label
+from flexvar.resolve import Label
 from flexvar.result import Result
 
 STYLE = """

@@ -18,11 +18,11 @@ from flexvar.build import build_for_weights
 from flexvar.checkpoint import CheckpointConfig, Trained, load_weights
 from flexvar.config import ModelConfig, parse
 from flexvar.errors import CheckpointError, FlexvarError
-from flexvar.generate import SamplingSettings
+from flexvar.generation.settings import SamplingSettings
 from flexvar.pipeline import Pipeline
-from flexvar.released.files import State, find, read_released
-from flexvar.released.tokenizer import convert_tokenizer
-from flexvar.released.transformer import check_pair, convert_model, noted_scales
+from flexvar_plugins.released.files import State, find, read_released
+from flexvar_plugins.released.tokenizer import convert_tokenizer
+from flexvar_plugins.released.transformer import check_pair, convert_model, noted_scales
 
 __all__ = ["convert", "read_released"]
 

@@ -4,70 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from operator import itemgetter
+from typing import Any
 
 import torch
 from einops import rearrange
-from pydantic import Field
 from torch import Tensor
 
-from flexvar import sampling
-from flexvar.config import ComponentConfig
+from flexvar.components import Tokenizer
+from flexvar.components.conditioner import each
+from flexvar.components.conditioner import rows as rows_of
 from flexvar.errors import FlexvarError
+from flexvar.generation import draw, seeds
+from flexvar.generation.known import Known
+from flexvar.generation.settings import SamplingSettings
 from flexvar.layout import Grid, Layout
 from flexvar.model import NextScaleModel
-from flexvar.protocols import Tokenizer
-from flexvar.sampling import GuidanceSchedule
-from flexvar.sequence import check_maps
 
 OnScale = Callable[[int, Tensor, tuple[Tensor, ...]], None]
-
-
-class SamplingSettings(ComponentConfig):
-    """How tokens are chosen.
-
-    guidance: classifier-free guidance; 0 is off for the ramps, 1 for ``constant``.
-    guidance_schedule: ``ramp``, ``ramp10`` or ``constant``, see
-    `flexvar.sampling.guidance_weight`. temperature: divides the logits. top_k: likeliest tokens
-    kept, 0 for all, 1 for the likeliest alone. top_p: of those, the nucleus; 1 for all. soft:
-    mean codes instead of drawn ones (VAR's ``more_smooth``). draw_sides: sides of the grids
-    whose tokens are drawn, all others take the likeliest (FlexVAR's released code); None
-    draws everywhere.
-    """
-
-    guidance: float = Field(default=2.0, allow_inf_nan=False)
-    guidance_schedule: GuidanceSchedule = "ramp"
-    temperature: float = Field(default=1.0, gt=0, allow_inf_nan=False)
-    top_k: int = Field(default=0, ge=0)
-    top_p: float = Field(default=1.0, gt=0, le=1)
-    soft: bool = False
-    draw_sides: tuple[int, ...] | None = None
-
-    def draws(self, grid: Grid) -> bool:
-        """Whether the tokens of a grid are drawn, rather than the likeliest taken."""
-        return self.top_k != 1 and (self.draw_sides is None or max(grid) in self.draw_sides)
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Tokens that are given: maps (B,h,w) int64 and keep (B,h,w) bool, one of each per grid.
-
-    Where ``keep`` is true the token of ``maps`` is taken, elsewhere a token is drawn. A scale may
-    be kept wholly. For one image per row of the batch.
-    """
-
-    maps: tuple[Tensor, ...]
-    keep: tuple[Tensor, ...]
-
-    def check(self, layout: Layout, batch: int) -> None:
-        """Raise `FlexvarError` unless there is a map and a mask for each grid and image."""
-        check_maps(self.maps, layout)
-        shapes = [(tuple(k.shape), k.dtype) for k in self.keep]
-        if shapes != [((batch, *grid), torch.bool) for grid in layout]:
-            found = ", ".join(f"{shape} {dtype}" for shape, dtype in shapes)
-            raise FlexvarError(
-                f"keep: expected one bool mask ({batch}, rows, columns) per grid of the layout "
-                f"{layout}, got {found}."
-            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +37,7 @@ class Generated:
 def generate(
     model: NextScaleModel,
     tokenizer: Tokenizer,
-    labels_B: Tensor,
+    inputs: Any,
     layout: Layout,
     settings: SamplingSettings,
     sources: Sequence[torch.Generator],
@@ -91,11 +46,11 @@ def generate(
     images_per_call: int | None = None,
     on_scale: OnScale | None = None,
 ) -> Generated:
-    """Token maps and latent of one image per label.
+    """Token maps and latent of one image per row of the condition.
 
-    labels_B: int64 class numbers, on the model's device; the null label is allowed. sources:
-    one CPU generator per image, see `flexvar.sampling.generators`. known: tokens that win over
-    the drawn ones, at each scale before it is folded; the numbers drawn are the same with and
+    inputs: what the model's conditioner collated, on the model's device. sources: one
+    CPU generator per image, see `flexvar.generation.seeds.generators`. known: tokens that win
+    over the drawn ones, at each scale before it is folded; the numbers drawn are the same with and
     without, so that with nothing to keep the images are too. images_per_call: how many
     images share one call of the model; all unless given, but 1 on a CPU, where matrix products
     round by their size: there an image is the same to the bit whatever its batch, at next to no
@@ -104,22 +59,25 @@ def generate(
     Raises `FlexvarError` for a layout no model can predict.
     """
     layout.check_for_model()
-    batch, device = labels_B.shape[0], labels_B.device
+    batch, device = rows_of(inputs), _device(inputs)
     if known is not None:
         known.check(layout, batch)
     if len(sources) != batch:
         raise FlexvarError(f"{len(sources)} random sources for {batch} images; give one each.")
     share = images_per_call or (1 if device.type == "cpu" else batch)
     weights = [
-        sampling.guidance_weight(settings.guidance_schedule, settings.guidance, layout.grids, k)
+        draw.guidance_weight(settings.guidance_schedule, settings.guidance, layout.grids, k)
         for k in range(len(layout))
     ]
     guided = any(weight != 0 for weight in weights)
     if guided:
-        labels_B = _paired(labels_B, torch.full_like(labels_B, model.num_classes), share)
+        inputs = each(partial(_paired, share=share), inputs, model.conditioner.null(inputs))
     rows = share * (2 if guided else 1)
-    states = [model.start(part_B, layout) for part_B in labels_B.split(rows)]
-    uniform_BL = sampling.uniforms(sources, layout.tokens).to(device)
+    states = [
+        model.start(each(itemgetter(slice(start, start + rows)), inputs), layout)
+        for start in range(0, rows_of(inputs), rows)
+    ]
+    uniform_BL = seeds.uniforms(sources, layout.tokens).to(device)
     codes_VC = _codes(tokenizer, device) if settings.soft else None
     whole = [bool(keep_Bhw.all()) for keep_Bhw in known.keep] if known is not None else []
 
@@ -144,13 +102,13 @@ def generate(
             if guided:
                 # Before the head, which is linear: one product of vocabulary size, not two.
                 cond, uncond = features_BLD.chunk(2)
-                features_BLD = sampling.guide(cond, uncond, weights[step])
+                features_BLD = draw.guide(cond, uncond, weights[step])
             parts.append(model.head(features_BLD))
         if asked:
             logits_BLV = torch.cat(parts) if len(parts) > 1 else parts[0]
             logits_BLV = _adjust(logits_BLV, settings, grid)
             if settings.draws(grid):
-                tokens_BL = sampling.draw(logits_BLV, uniform_BL[:, part])
+                tokens_BL = draw.draw(logits_BLV, uniform_BL[:, part])
             else:
                 tokens_BL = logits_BLV.argmax(dim=-1)
             map_Bhw = tokens_BL.unflatten(1, grid)
@@ -164,10 +122,10 @@ def generate(
         if codes_VC is not None:
             ratio = step / (len(layout) - 1) if len(layout) > 1 else 1.0
             # Drawn even if all is known, so that later scales find the same noise.
-            noise = sampling.gumbels(sources, grid.cells, len(codes_VC)).to(device)
+            noise = seeds.gumbels(sources, grid.cells, len(codes_VC)).to(device)
             # Where the likeliest token is taken there is nothing to mix.
             if asked and settings.draws(grid):
-                soft_BLC = sampling.soft_weights(logits_BLV, noise, ratio) @ codes_VC
+                soft_BLC = draw.soft_weights(logits_BLV, noise, ratio) @ codes_VC
                 soft_BChw = rearrange(soft_BLC, "B (h w) C -> B C h w", h=grid.h)
                 keep = None if known is None else known.keep[step][:, None]
                 code_BChw = soft_BChw if keep is None else torch.where(keep, code_BChw, soft_BChw)
@@ -184,14 +142,19 @@ def _adjust(logits_BLV: Tensor, settings: SamplingSettings, grid: Grid) -> Tenso
         logits_BLV = logits_BLV / settings.temperature
     if not settings.draws(grid):
         return logits_BLV
-    return sampling.filter_logits(logits_BLV, top_k=settings.top_k, top_p=settings.top_p)
+    return draw.filter_logits(logits_BLV, top_k=settings.top_k, top_p=settings.top_p)
 
 
 def _paired(cond_B: Tensor, null_B: Tensor, share: int) -> Tensor:
-    """Labels in the order of the calls: each share of images, then its null labels."""
+    """Inputs in the order of the calls: each share of images, then its null inputs."""
     return torch.cat(
         [torch.cat(pair) for pair in zip(cond_B.split(share), null_B.split(share), strict=True)]
     )
+
+
+def _device(inputs: Any) -> torch.device:
+    first: Tensor = inputs[0] if isinstance(inputs, tuple) else inputs
+    return first.device
 
 
 def _codes(tokenizer: Tokenizer, device: torch.device) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from flexvar.errors import CheckpointError
-from flexvar.released.files import Converted, Released, State
+from flexvar_plugins.released.files import Converted, Released, State
 
 
 def convert_tokenizer(state: Released) -> Converted:

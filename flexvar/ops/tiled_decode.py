@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from flexvar.components import Tokenizer
 from flexvar.errors import FlexvarError
-from flexvar.protocols import Tokenizer
 
 # Pictures of more pixels than this are decoded in tiles, unless told.
 WHOLE = 1024 * 1024

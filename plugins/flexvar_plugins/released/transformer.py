@@ -10,7 +10,7 @@ from math import isqrt
 from typing import Any
 
 from flexvar.errors import CheckpointError, FlexvarError
-from flexvar.released.files import Released, State
+from flexvar_plugins.released.files import Released, State
 
 # Lists of VAR's released models, for files that cannot tell: 256 px and 512 px.
 VAR_LISTS = ((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), (1, 2, 3, 4, 6, 9, 13, 18, 24, 32))

@@ -9,11 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexvar.canvas import resize
+from flexvar.components import Tokenizer
+from flexvar.editing.canvas import resize
 from flexvar.errors import FlexvarError
-from flexvar.generate import Known
+from flexvar.generation.known import Known
 from flexvar.layout import Grid, Layout
-from flexvar.protocols import Tokenizer
 
 Rule = Literal["any", "area", "all"]
 RULES: tuple[Rule, ...] = get_args(Rule)

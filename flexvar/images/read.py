@@ -1,25 +1,15 @@
-"""Pictures in and out: Pillow images, tensors, contact grids, PNG files with their settings."""
+"""Picture files and Pillow images -> RGB pictures and tensors."""
 
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
-from PIL import (
-    Image,
-    ImageCms,
-    ImageDraw,
-    ImageFont,
-    ImageOps,
-    PngImagePlugin,
-    UnidentifiedImageError,
-)
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from flexvar.errors import FlexvarError
@@ -102,68 +92,6 @@ def to_tensor(image: Image.Image) -> Tensor:
     """A picture as a (3,H,W) fp32 tensor in [-1,1]."""
     values = np.asarray(to_rgb(image), dtype=np.float32)
     return torch.from_numpy(values / 127.5 - 1).permute(2, 0, 1).contiguous()
-
-
-def to_pil(image_3HW: Tensor) -> Image.Image:
-    """A (3,H,W) tensor in [0,1] as a picture."""
-    values = (image_3HW.detach().cpu().float().clamp(0, 1) * 255).round().to(torch.uint8)
-    return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
-
-
-def contact_sheet(images: Sequence[Image.Image], gap: int = 2) -> Image.Image:
-    """Pictures of one size side by side in about as many rows as columns, on white."""
-    if not images:
-        raise FlexvarError("There is no picture to put on a sheet.")
-    columns = int(np.ceil(np.sqrt(len(images))))
-    rows = -(-len(images) // columns)
-    width, height = images[0].size
-    sheet = Image.new(
-        "RGB", (columns * (width + gap) - gap, rows * (height + gap) - gap), (255, 255, 255)
-    )
-    for number, image in enumerate(images):
-        row, column = divmod(number, columns)
-        sheet.paste(image, (column * (width + gap), row * (height + gap)))
-    return sheet
-
-
-def labelled_sheet(
-    rows: Sequence[tuple[str, Sequence[Image.Image]]], *, scale: int = 1, gap: int = 2
-) -> Image.Image:
-    """Pictures of one size in rows, each with its name on the left, on white.
-
-    scale: by how much every pixel is enlarged.
-    """
-    if not any(pictures for _, pictures in rows):
-        raise FlexvarError("There is no picture to put on a sheet.")
-    width, height = next(pictures[0].size for _, pictures in rows if pictures)
-    width, height = width * scale, height * scale
-    font = ImageFont.load_default(14)
-    margin = int(max(font.getlength(name) for name, _ in rows)) + 12
-    columns = max(len(pictures) for _, pictures in rows)
-    size = (margin + columns * (width + gap) - gap, len(rows) * (height + gap) - gap)
-    sheet = Image.new("RGB", size, "white")
-    draw = ImageDraw.Draw(sheet)
-    for row, (name, pictures) in enumerate(rows):
-        top = row * (height + gap)
-        draw.text((4, top + height // 2), name, fill="black", font=font, anchor="lm")
-        for column, picture in enumerate(pictures):
-            enlarged = picture.resize((width, height), Image.Resampling.NEAREST)
-            sheet.paste(enlarged, (margin + column * (width + gap), top))
-    return sheet
-
-
-def save_png(image: Image.Image, path: str | Path, settings: Mapping[str, Any]) -> None:
-    """Write a PNG that carries its settings as JSON; the file appears whole or not at all."""
-    path = Path(path)
-    info = PngImagePlugin.PngInfo()
-    info.add_itxt(SETTINGS_KEY, json.dumps(settings))
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        image.save(temporary, format="PNG", pnginfo=info)
-        os.replace(temporary, path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise FlexvarError(f"Cannot write {path}: {error.strerror or error}.") from None
 
 
 def read_settings(path: str | Path) -> dict[str, Any]:

@@ -1,0 +1,1 @@
+"""Editing: in-painting, out-painting, refinement, by tokens that are given."""

@@ -1,0 +1,1 @@
+"""Generation: how tokens are drawn, scale by scale."""

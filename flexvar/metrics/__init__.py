@@ -1,0 +1,1 @@
+"""Figures: pure functions of pictures, tokens and features."""

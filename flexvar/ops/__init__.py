@@ -1,0 +1,1 @@
+"""Operations: linear layers, precision, memory, decoding in tiles."""

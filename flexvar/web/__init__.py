@@ -1,0 +1,1 @@
+"""Pages: one HTML shell for all that is shown in a browser."""

@@ -1,0 +1,1 @@
+"""Conditioners: what an image is to be of -> the vectors a model reads."""

@@ -1,0 +1,46 @@
+"""Class labels: one learned vector per class, and one for no class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from flexvar import ComponentConfig, Condition, Facts
+
+
+class LabelConditioner(nn.Module):
+    """A class label -> a learned vector (VAR, arXiv 2404.02905, section 3.2).
+
+    Inputs are int64 labels (B) in [0, num_classes]; ``num_classes`` itself is no class.
+    """
+
+    Config: ClassVar[type[ComponentConfig]] = ComponentConfig
+    gives: ClassVar[frozenset[str]] = frozenset({"pooled"})
+    state_name: ClassVar[str] = "class_embedding"
+
+    def __init__(self, config: ComponentConfig, *, facts: Facts) -> None:
+        super().__init__()
+        self.num_classes = facts.num_classes
+        self.weight = nn.Parameter(torch.empty(facts.num_classes + 1, facts.width))
+        nn.init.normal_(self.weight)
+
+    def initialise(self) -> None:
+        """Fresh weights, at the scale of the token embedding's."""
+        nn.init.trunc_normal_(self.weight, std=math.sqrt(1 / self.weight.shape[1] / 3))
+
+    def collate(self, values: Sequence[Any]) -> Tensor:
+        """int64 labels (B) of class numbers; None is no class."""
+        return torch.tensor([self.num_classes if v is None else int(v) for v in values])
+
+    def null(self, inputs: Tensor) -> Tensor:
+        """No class in any row."""
+        return torch.full_like(inputs, self.num_classes)
+
+    def forward(self, inputs: Tensor) -> Condition:
+        """One vector per label."""
+        return Condition(F.embedding(inputs, self.weight))

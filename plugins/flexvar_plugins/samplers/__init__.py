@@ -1,0 +1,1 @@
+"""Samplers: how tokens are chosen."""
