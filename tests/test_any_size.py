@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from flexvar import Facts, FlexvarError, Grid, Layout, Pipeline
+from flexvar.images import animate, strip
 from flexvar.ops.tiled_decode import blended, decode
-from flexvar.scales import Scales, animate, strip
+from flexvar.scales import Scales
 
 FACTS = Facts(vocab_size=10, code_dim=4, width=48, head_dim=24, num_classes=3)
 

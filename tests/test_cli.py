@@ -117,7 +117,7 @@ def test_plugins():
     assert "sdpa or flash" in text
     data = json.loads(run("plugins", "--json").stdout)
     kinds = {part["kind"] for part in data["components"]}
-    assert kinds == {"tokenizer", "backbone", "position", "schedule"}
+    assert {"tokenizer", "backbone", "position", "schedule", "conditioner"} <= kinds
     disabled = run("plugins", FLEXVAR_DISABLE="flexvar:builtin").stdout
     assert "multiscale" not in disabled
 

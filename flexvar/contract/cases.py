@@ -27,6 +27,8 @@ OF_MODELS = (
     models.gradients_reach_every_weight,
     models.accepted_angles_are_used,
 )
+# Kinds whose components are tried in every combination.
+COMBINED: tuple[Kind, ...] = ("tokenizer", "backbone", "position", "schedule")
 ALONE: dict[Kind, tuple[Callable[[Any], None], ...]] = {
     "tokenizer": (
         tokenizers.encoding_is_deterministic,
@@ -88,14 +90,14 @@ def cases(
         raise FlexvarError("contract: a name or options need a kind, " + " or ".join(KINDS) + ".")
     if options is not None and name is None:
         raise FlexvarError("contract: options are of one component; give its name.")
-    everything = {one: partners(registry, one) for one in KINDS}
+    everything = {one: partners(registry, one) for one in COMBINED}
     own = {FIRST_PARTY} | ({registry.find(kind, name).distribution} if kind and name else set())
     pool = {
         one: [part for part in members if _is_sound(part, own, everything, registry)]
         for one, members in everything.items()
     }
     found: dict[str, Case] = {}
-    for one in (kind,) if kind else KINDS:
+    for one in (kind,) if kind else COMBINED:
         names = [part.name for part in everything[one]] if name is None else [name]
         for part in (v for n in names for v in variants(registry, one, n, options)):
             for case in _cases_of(part, pool, registry, random_layouts):
