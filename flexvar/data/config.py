@@ -15,7 +15,7 @@ Split = Literal["train", "val"]
 class DataConfig(ComponentConfig):
     """A source of pictures and the rule that crops them: ``data: {source: photos, size: 64}``.
 
-    source: "photos" or "digits"; a folder ROOT/CLASS/*, ROOT/train/CLASS/* with an optional
+    source: a built-in set, "photos", "digits", "emoji" or "emoji-colors"; a folder ROOT/CLASS/*, ROOT/train/CLASS/* with an optional
     ROOT/val/CLASS/*, or pictures side by side (one class); or WebDataset shards: a folder of
     .tar files, one of them, a pattern such as ``shards/train-{000..031}.tar``, or an address.
     A folder that is called like a built-in set is written ``./photos``.
@@ -23,17 +23,19 @@ class DataConfig(ComponentConfig):
 
     What is left out suits the source:
 
-    =============  ============================================  ========  ========  =======
-    option         meaning                                       usual     photos    digits
-    =============  ============================================  ========  ========  =======
-    crop           "random": resize so that ``resize`` x size    random    resized   random
+    =============  ============================================  ========  ========  ======  =====
+    option         meaning                                       usual     photos    digits  emoji
+    =============  ============================================  ========  ========  ======  =====
+    crop           "random": resize so that ``resize`` x size    random    resized   random  random
                    is covered, cut size out at random (VAR);
                    "resized": a random box, resized to size
-    resize         see there; validation takes the middle        1.125     1         1
-    flip           mirror every second sample                    true      true      false
-    val_fraction   share held out of training where the source   0.1       0.2       0.2
+    resize         see there; validation takes the middle        1.125     1         1       1
+    flip           mirror every second sample                    true      true      false   false
+    val_fraction   share held out of training where the source   0.1       0.2       0.2     0.1
                    has no split of its own; 0 for none
-    =============  ============================================  ========  ========  =======
+    =============  ============================================  ========  ========  ======  =====
+
+    recolor: odds that the colour that rules a training sample becomes another one.
 
     crop_range: least and greatest side of a "resized" box, as a share of the largest box of that
     shape in the picture. classes: only these, numbered in this order. samples: pictures in
@@ -47,6 +49,7 @@ class DataConfig(ComponentConfig):
     resize: float | None = Field(default=None, ge=1, le=8)
     crop_range: tuple[float, float] = (0.4, 1.0)
     flip: bool | None = None
+    recolor: float = Field(default=0.0, ge=0, le=1)
     val_fraction: float | None = Field(default=None, ge=0, lt=1)
     classes: tuple[str, ...] | None = None
     samples: int | None = Field(default=None, ge=1)

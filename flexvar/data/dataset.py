@@ -76,6 +76,7 @@ class Dataset:
             resize=config.resize or source.defaults.resize,
             crop_range=config.crop_range,
             flip=flip and augment,
+            recolor=config.recolor if augment else 0.0,
         )
         self.unreadable: dict[str, str] = {}
         self._tells_small = config.source not in BUILT_IN

@@ -18,7 +18,7 @@ from flexvar.errors import FlexvarError
 if TYPE_CHECKING:
     from flexvar.data.shards import ShardPictures
 
-BUILT_IN = ("photos", "digits")
+BUILT_IN = ("photos", "digits", "emoji", "emoji-colors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +70,7 @@ class Source(Protocol):
 
 def open_source(config: DataConfig) -> Source:
     """The source that a config names. Raises `FlexvarError` where there is none."""
-    from flexvar.data import builtin, folders, shards
+    from flexvar.data import builtin, emoji, folders, shards
     from flexvar.data.shard_files import names_shards
 
     if config.source in BUILT_IN and Path(config.source).is_dir():
@@ -83,6 +83,10 @@ def open_source(config: DataConfig) -> Source:
         return builtin.Photos(config)
     if config.source == "digits":
         return builtin.Digits(config)
+    if config.source == "emoji":
+        return emoji.Emoji(config)
+    if config.source == "emoji-colors":
+        return emoji.ColoredEmoji(config)
     if names_shards(config.source):
         return shards.Shards(config)
     path = Path(config.source).expanduser()
@@ -91,7 +95,7 @@ def open_source(config: DataConfig) -> Source:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise FlexvarError(
             f"data source {config.source!r}: there is no such folder, and the built-in sets are "
-            f"{' and '.join(BUILT_IN)}.{hint}"
+            f"{', '.join(BUILT_IN)}.{hint}"
         )
     if not path.is_dir():
         raise FlexvarError(

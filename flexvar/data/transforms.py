@@ -12,6 +12,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
+from flexvar.data.colors import HUES, recolored
+
 LANCZOS = Image.Resampling.LANCZOS
 # Where a picture shrinks by more than that, whole pixels are averaged first: a third faster on the
 # built-in photographs at 64 px, and 54 dB away from the filter alone.
@@ -25,7 +27,7 @@ MOST_ELONGATED = 8
 class Rule:
     """How a picture becomes a sample of ``size``; see `flexvar.data.DataConfig`.
 
-    crop: "random", "resized", or "middle" for validation.
+    crop: "random", "resized", or "middle" for validation. recolor: odds of another colour.
     """
 
     size: tuple[int, int]
@@ -33,6 +35,7 @@ class Rule:
     resize: float
     crop_range: tuple[float, float]
     flip: bool
+    recolor: float = 0.0
 
     @property
     def enough(self) -> tuple[int, int]:
@@ -68,6 +71,11 @@ class Rule:
             image = prepared.crop((left, top, left + width, top + height))
         if self.flip and mirror >= 0.5:
             image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        # Drawn last, so that the crops of a run without it stay as they are.
+        if self.recolor and random is not None:
+            odds, which = random.random(2)
+            if odds < self.recolor:
+                image = recolored(image, list(HUES)[int(which * len(HUES))])
         return image
 
 

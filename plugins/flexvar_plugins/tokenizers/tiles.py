@@ -43,11 +43,13 @@ def _decode_one(decoder: Decoder, latent: Tensor, pixels: int) -> Tensor:
             else:
                 x = _block(cast(ResidualBlock, part), x, pixels)
     norm = Moments.of(x, pixels)
-    image = x.new_empty(1, 3, *x.shape[-2:])
+    patch = decoder.patch
+    image = x.new_empty(1, 3, patch * x.shape[-2], patch * x.shape[-1])
     for top, bottom in bands(x, pixels):
         rows, crop = with_margin(x, top, bottom, 1)
         y = decoder.conv_out(F.silu(norm(decoder.norm_out, rows)))
-        image[..., top:bottom, :] = y[..., crop, :]
+        made = F.pixel_shuffle(y[..., crop, :], patch)
+        image[..., patch * top : patch * bottom, :] = made
     return image
 
 

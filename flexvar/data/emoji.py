@@ -1,0 +1,196 @@
+"""The sets ``emoji`` and ``emoji-colors``: drawings with names and captions, in the package.
+
+The shard and where it comes from: ``studies/emoji/make_shard.py``; licences beside the shard.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+
+from PIL import Image
+
+from flexvar.data.colors import HUES, recolored
+from flexvar.data.config import DataConfig, Split
+from flexvar.data.sources import Defaults, choose_classes, no_validation, order_of
+from flexvar.errors import FlexvarError
+from flexvar.images import open_image
+
+SHARD = "sets/emoji.tar"
+USUAL_VAL_FRACTION = 0.1
+# A flag in other colours is another flag, or none.
+NEVER_RECOLORED = "flags"
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """One emoji: its name, what else it is called, and the file.
+
+    captions: the name first. color: what rules the picture, one of `HUES`, or None.
+    """
+
+    name: str
+    captions: tuple[str, ...]
+    category: str
+    kind: str
+    emoji: str
+    color: str | None
+    data: bytes
+
+    @property
+    def other_colors(self) -> tuple[str, ...]:
+        """The colours that the drawing can be turned into."""
+        if self.color is None or self.category == NEVER_RECOLORED:
+            return ()
+        return tuple(color for color in HUES if color != self.color)
+
+    def picture(self, color: str | None = None) -> Image.Image:
+        """The drawing in RGB, 128 px, in its own colour or in another one."""
+        image = open_image(io.BytesIO(self.data), name=self.name)
+        return image if color is None else recolored(image, color)
+
+
+@cache
+def drawings() -> tuple[Drawing, ...]:
+    """All emoji of the shard, in the order of Unicode's charts."""
+    file = resources.files("flexvar.data") / SHARD
+    found: list[Drawing] = []
+    with tarfile.open(fileobj=io.BytesIO(file.read_bytes())) as shard:
+        data = b""
+        for member in shard:
+            part = shard.extractfile(member)
+            if part is None:
+                continue
+            if not member.name.endswith(".json"):
+                data = part.read()
+                continue
+            about = json.loads(part.read())
+            found.append(
+                Drawing(
+                    name=about["label"],
+                    captions=tuple(about["captions"]),
+                    category=about["category"],
+                    kind=about["kind"],
+                    emoji=about["emoji"],
+                    color=about["color"],
+                    data=data,
+                )
+            )
+    return tuple(found)
+
+
+def held_out(text: str, fraction: float) -> bool:
+    """Whether a name, or a colour with a name, is held out of training: by its hash alone."""
+    return int.from_bytes(order_of(text)[:4], "big") < fraction * 2**32
+
+
+def colored(color: str | None, name: str) -> str:
+    """What a drawing in a colour is called; in its own, by its name alone."""
+    return name if color is None else f"{color} {name}"
+
+
+class Emoji:
+    """One class and one picture per emoji; ``val_fraction`` of the names are held out."""
+
+    defaults = Defaults(resize=1, flip=False)
+
+    def __init__(self, config: DataConfig) -> None:
+        self.config = config
+        fraction = config.val_fraction
+        self.fraction = USUAL_VAL_FRACTION if fraction is None else fraction
+        self.variants = self._variants()
+        names = [colored(color, drawing.name) for drawing, color in self.variants]
+        self.class_names = choose_classes(names, config.classes)
+
+    def _variants(self) -> list[tuple[Drawing, str | None]]:
+        return [(drawing, None) for drawing in drawings()]
+
+    def _held_out(self, drawing: Drawing, color: str | None) -> bool:
+        return held_out(colored(color, drawing.name), self.fraction)
+
+    def pictures(self, split: Split) -> Drawings:
+        """The pictures of a split. Raises `FlexvarError` where none is held out."""
+        number = {name: label for label, name in enumerate(self.class_names)}
+        chosen = [
+            (drawing, color, number[colored(color, drawing.name)])
+            for drawing, color in self.variants
+            if colored(color, drawing.name) in number
+            and self._held_out(drawing, color) == (split == "val")
+        ]
+        if split == "val" and not chosen:
+            raise no_validation(self.config, f"val_fraction is {self.fraction}")
+        if not chosen:
+            raise FlexvarError(
+                "classes: all that are named are held out of training; name more, or give "
+                "val_fraction: 0."
+            )
+        return Drawings(chosen)
+
+
+class ColoredEmoji(Emoji):
+    """Every emoji as it is and in all colours that it can be turned into.
+
+    ``green octopus`` is a class of its own. ``val_fraction`` of the pairs of a colour and a name
+    are held out: the name in other colours, and the colour of other things, are in training.
+    """
+
+    def _variants(self) -> list[tuple[Drawing, str | None]]:
+        return [
+            (drawing, color)
+            for drawing in drawings()
+            for color in (None, *drawing.other_colors)
+        ]
+
+    def _held_out(self, drawing: Drawing, color: str | None) -> bool:
+        return color is not None and super()._held_out(drawing, color)
+
+
+class Drawings:
+    """Emoji in their own or other colours, with what they are called."""
+
+    repeats = 1
+
+    def __init__(self, chosen: Sequence[tuple[Drawing, str | None, int]]) -> None:
+        self.chosen = chosen
+
+    def __len__(self) -> int:
+        return len(self.chosen)
+
+    def name(self, index: int) -> str:
+        """What the picture is called in messages."""
+        drawing, color, _ = self.chosen[index]
+        return colored(color, drawing.name)
+
+    def label(self, index: int) -> int:
+        """The class number of a picture."""
+        return self.chosen[index][2]
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """All that a picture may be called, its name first; each with its colour if that is new.
+
+        Of a drawing in its own colour the colour is named in some.
+        """
+        drawing, color, _ = self.chosen[index]
+        if color is not None:
+            return tuple(f"{color} {caption}" for caption in drawing.captions)
+        own = (f"{drawing.color} {drawing.name}",) if drawing.other_colors else ()
+        return (*drawing.captions, *own)
+
+    def open(self, index: int, enough: tuple[int, int]) -> Image.Image:
+        """The picture at its own size."""
+        del enough
+        drawing, color, _ = self.chosen[index]
+        return drawing.picture(color)
+
+    def state(self) -> str:
+        """A digest of the pictures' files, with their colours and classes."""
+        digest = hashlib.sha256()
+        for drawing, color, label in self.chosen:
+            digest.update(drawing.data + f"{color} {label}".encode())
+        return digest.hexdigest()
