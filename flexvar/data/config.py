@@ -15,9 +15,10 @@ Split = Literal["train", "val"]
 class DataConfig(ComponentConfig):
     """A source of pictures and the rule that crops them: ``data: {source: photos, size: 64}``.
 
-    source: a built-in set, "photos", "digits", "emoji" or "emoji-colors"; a folder ROOT/CLASS/*, ROOT/train/CLASS/* with an optional
-    ROOT/val/CLASS/*, or pictures side by side (one class); or WebDataset shards: a folder of
-    .tar files, one of them, a pattern such as ``shards/train-{000..031}.tar``, or an address.
+    source: a built-in set, "photos", "digits", "emoji" or "emoji-colors"; a folder
+    ROOT/CLASS/*, ROOT/train/CLASS/* with an optional ROOT/val/CLASS/*, or pictures side by side
+    (one class); or WebDataset shards: a folder of .tar files, one of them, a pattern such as
+    ``shards/train-{000..031}.tar``, or an address.
     A folder that is called like a built-in set is written ``./photos``.
     size: pixels of a sample, a number or (height, width).
 

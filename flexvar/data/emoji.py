@@ -142,9 +142,7 @@ class ColoredEmoji(Emoji):
 
     def _variants(self) -> list[tuple[Drawing, str | None]]:
         return [
-            (drawing, color)
-            for drawing in drawings()
-            for color in (None, *drawing.other_colors)
+            (drawing, color) for drawing in drawings() for color in (None, *drawing.other_colors)
         ]
 
     def _held_out(self, drawing: Drawing, color: str | None) -> bool:
