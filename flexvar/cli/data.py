@@ -109,6 +109,8 @@ def _print(console: Console, source: str, size: tuple[int, int], result: Survey)
     if result.left_out:
         kinds = ", ".join(f"{count} {kind}" for kind, count in result.left_out.most_common(10))
         say(f"Not counted as pictures, left out: {kinds}")
+    for line in result.notes:
+        say(f"{line[:1].upper()}{line[1:]}")
     say(f"Unreadable: {len(result.unreadable)}")
     for reason in result.unreadable[:MOST_FILES]:
         say(f"  {reason}")

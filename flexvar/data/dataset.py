@@ -66,6 +66,8 @@ class Dataset:
     def __init__(self, config: DataConfig, split: Split, augment: bool) -> None:
         source = open_source(config)
         self.config, self.split, self.augment = config, split, augment
+        if (notes := getattr(source, "notes", None)) is not None:
+            notes.warn(config.source)
         self.class_names = source.class_names
         self.pictures: Pictures | ShardPictures = source.pictures(split)
         crop = config.crop or source.defaults.crop

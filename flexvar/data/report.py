@@ -36,7 +36,7 @@ class Survey:
 
     counts: readable pictures per class and split. sizes: (height, width) of each, upright.
     unreadable: reasons, each with the name of its file. left_out: files per suffix that are no
-    pictures. strays: pictures that belong to no class.
+    pictures. strays: pictures that belong to no class. notes: what else is left out, and why.
     """
 
     class_names: tuple[str, ...]
@@ -45,6 +45,7 @@ class Survey:
     unreadable: list[str] = field(default_factory=list)
     left_out: Counter[str] = field(default_factory=Counter)
     strays: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def small(self, size: tuple[int, int]) -> int:
         """How many pictures are smaller than a sample of (height, width), and get enlarged."""
@@ -67,6 +68,8 @@ def survey(config: DataConfig, advance: Callable[[int], None] = lambda total: No
     result = Survey(source.class_names)
     if isinstance(source, Folder):
         result.left_out, result.strays = source.listing.left_out, source.listing.strays
+    if (notes := getattr(source, "notes", None)) is not None:
+        result.notes = notes.lines()
     for split in get_args(Split):
         counts = result.counts[split] = Counter()
         try:
@@ -83,7 +86,9 @@ def survey(config: DataConfig, advance: Callable[[int], None] = lambda total: No
                 result.sizes.append((image.height, image.width))
             advance(len(pictures))
         if isinstance(pictures, ShardPictures):
-            result.unreadable += pictures.problems.values()
+            result.unreadable += [
+                why for why in pictures.problems.values() if why not in result.unreadable
+            ]
     return result
 
 

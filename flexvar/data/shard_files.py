@@ -1,17 +1,18 @@
-"""The files behind WebDataset shards: which are meant, and what stands in their headers."""
+"""The files behind WebDataset shards: which are meant, and how they are opened."""
 
 from __future__ import annotations
 
 import glob
-import json
 import re
-import tarfile
-from collections.abc import Iterator, Mapping
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from flexvar.data.folders import SUFFIXES, VALIDATION
+from flexvar.data.folders import VALIDATION
+from flexvar.data.tar import DamagedError
 from flexvar.errors import FlexvarError
 
 # Addresses are opened by programs that webdataset starts; a recipe shall not run commands.
@@ -83,45 +84,32 @@ def _for_validation(shard: Path, root: Path) -> bool:
     return any(name in words for name in VALIDATION)
 
 
-def headers(url: str) -> Iterator[tuple[str, str]]:
-    """(key, class text) of each picture in a local shard; payloads are skipped over."""
-    split = webdataset().base_plus_ext
-    sample: dict[str, Any] = {}
+@contextmanager
+def opened(url: str) -> Iterator[Any]:
+    """A shard, open for reading. Raises `DamagedError` if it cannot be, or breaks off."""
+    if not scheme(url):
+        try:
+            # A pipe or a device would never end, and opening one may never begin.
+            if not stat.S_ISREG(Path(url).stat().st_mode):
+                raise DamagedError("it is no file")
+            file = Path(url).open("rb")  # noqa: SIM115
+        except (OSError, ValueError) as error:
+            raise DamagedError(str(error)) from None
+        with file:
+            yield file
+        return
     try:
-        with tarfile.open(url) as tar:
-            for member in tar:
-                key, suffix = split(member.name)
-                if key is None or suffix is None or not member.isreg():
-                    continue
-                if key != sample.get("__key__"):
-                    yield from _entry(sample)
-                    sample = {"__key__": key}
-                kind = suffix.lower()
-                wanted = kind in ("cls", "json") and (file := tar.extractfile(member))
-                sample[kind] = file.read() if wanted and file else b""
-    except (tarfile.TarError, OSError, EOFError):
-        # Reading it later says so, with a warning; what stands before the damage counts.
-        pass
-    yield from _entry(sample)
-
-
-def _entry(sample: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [(sample["__key__"], class_text(sample))] if picture(sample) else []
-
-
-def picture(sample: Mapping[str, Any]) -> str | None:
-    """The key of the picture in a sample: the first whose last suffix is that of one."""
-    names = (name for name in sample if not name.startswith("__"))
-    return next((name for name in names if f".{name.rsplit('.', 1)[-1]}" in SUFFIXES), None)
-
-
-def class_text(sample: Mapping[str, Any]) -> str:
-    """The class number or name as it stands in a sample, "" without one."""
-    if "cls" in sample:
-        return str(sample["cls"].decode("utf-8", "replace").strip())
+        stream = webdataset().gopen.gopen(url)
+    except (OSError, ValueError) as error:
+        raise DamagedError(str(error)) from None
+    finished = False
     try:
-        data = json.loads(sample.get("json", b"{}"))
-    except ValueError:
-        return ""
-    value = data.get("label", data.get("cls", "")) if isinstance(data, dict) else ""
-    return str(value)
+        yield stream
+        finished = True
+    finally:
+        try:
+            stream.close()
+        except OSError as error:
+            # A download that is broken off complains too, but nothing is wrong then.
+            if finished:
+                raise DamagedError(str(error)) from None
