@@ -15,6 +15,7 @@ from benchmarks.measure import synchronise
 from benchmarks.plain import generate_plainly
 from benchmarks.suite import Red
 from flexvar import Layout, Pipeline, SamplingSettings
+from flexvar.generation.choice import of_spec
 from flexvar.generation.loop import Generated, generate
 from flexvar.generation.seeds import generators, seed_keys, uniforms
 
@@ -114,7 +115,7 @@ def _loop(
         pipe.tokenizer,
         torch.tensor(labels, device=pipe.device),
         layout,
-        settings,
+        of_spec(settings, pipe.registry).build(pipe.model.facts),
         generators(seed_keys(0, len(labels))),
         on_scale=on_scale,
     )

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from flexvar.config import ComponentConfig as ComponentConfig
     from flexvar.config import ModelConfig as ModelConfig
     from flexvar.errors import FlexvarError as FlexvarError
-    from flexvar.generation.settings import SamplingSettings as SamplingSettings
     from flexvar.layout import Grid as Grid
     from flexvar.layout import Layout as Layout
     from flexvar.model import NextScaleModel as NextScaleModel
@@ -28,6 +27,8 @@ if TYPE_CHECKING:
     from flexvar.plugin import Component as Component
     from flexvar.plugin import Registry as Registry
     from flexvar.plugin import hookimpl as hookimpl
+
+    SamplingSettings: Any
 
 __version__ = "0.1.0"
 
@@ -47,16 +48,20 @@ _HOMES = {
     "PrefixBackbone": "flexvar.components",
     "PrefixConfig": "flexvar.components",
     "Registry": "flexvar.plugin",
-    "SamplingSettings": "flexvar.generation.settings",
     "TokenSpace": "flexvar.components",
     "TokenizerOutput": "flexvar.components",
     "hookimpl": "flexvar.plugin",
 }
 
-__all__ = [*sorted(_HOMES), "available"]
+__all__ = [*sorted(_HOMES), "SamplingSettings", "available"]
 
 
 def __getattr__(name: str) -> Any:
+    if name == "SamplingSettings":
+        # The options of the usual sampler, which is a plugin as all others are.
+        from flexvar.plugin import default_registry
+
+        return default_registry().load("sampler", "standard").Config
     if name not in _HOMES:
         raise AttributeError(f"module 'flexvar' has no attribute {name!r}")
     return getattr(import_module(_HOMES[name]), name)

@@ -63,11 +63,11 @@ def plan(config: ModelConfig | Mapping[str, Any], registry: Registry | None = No
     """
     config = parse(ModelConfig, config)
     registry = registry or default_registry()
-    tokenizer = _choose(registry, "tokenizer", config.tokenizer)
+    tokenizer = choose(registry, "tokenizer", config.tokenizer)
     alone = config.backbone is None
-    position = _choose(registry, "position", config.position, build=not alone)
-    conditioner = _choose(registry, "conditioner", config.conditioner, build=not alone)
-    schedule = _choose(registry, "schedule", config.schedule)
+    position = choose(registry, "position", config.position, build=not alone)
+    conditioner = choose(registry, "conditioner", config.conditioner, build=not alone)
+    schedule = choose(registry, "schedule", config.schedule)
     space = getattr(tokenizer.config, "space", None)
     if not isinstance(space, TokenSpace):
         raise PluginError(
@@ -77,7 +77,7 @@ def plan(config: ModelConfig | Mapping[str, Any], registry: Registry | None = No
     if config.backbone is None:
         facts = Facts(space.vocab_size, space.code_dim, 0, 0, 0, space.groups)
         return Plan(facts, tokenizer, None, position, schedule, conditioner)
-    backbone = _choose(registry, "backbone", config.backbone)
+    backbone = choose(registry, "backbone", config.backbone)
     width, head_dim = (_whole(config.backbone, backbone, name) for name in ("width", "head_dim"))
     wants = getattr(position.cls, "provides", frozenset({"add"})) - {"add"}
     takes: frozenset[str] = getattr(backbone.cls, "accepts", frozenset())
@@ -165,7 +165,19 @@ def shared_weights(module: nn.Module) -> dict[str, str]:
     return again
 
 
-def _choose(registry: Registry, kind: Kind, spec: ComponentSpec, *, build: bool = True) -> Choice:
+def choose(
+    registry: Registry,
+    kind: Kind,
+    spec: ComponentSpec,
+    *,
+    build: bool = True,
+    path: str | None = None,
+) -> Choice:
+    """The class of a component and its checked options; nothing at all unless ``build``.
+
+    path: where the options stand, for messages; the kind unless given.
+    Raises `FlexvarError` for an unknown component and an unknown or wrong option.
+    """
     if not build:
         return Choice(object, ComponentConfig())
     cls = registry.load(kind, spec.name)
@@ -175,7 +187,7 @@ def _choose(registry: Registry, kind: Kind, spec: ComponentSpec, *, build: bool 
             f"{kind} {spec.name!r}: {cls.__name__} has to have a nested class Config, a subclass "
             "of flexvar.ComponentConfig."
         )
-    return Choice(cls, parse(schema, spec.options, path=kind))
+    return Choice(cls, parse(schema, spec.options, path=kind if path is None else path))
 
 
 def _whole(spec: ComponentSpec, choice: Choice, name: str) -> int:

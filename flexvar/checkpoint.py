@@ -19,9 +19,8 @@ from torch import Tensor, nn
 
 from flexvar import __version__
 from flexvar.build import Parts, build_for_weights, shared_weights
-from flexvar.config import ComponentConfig, ModelConfig, parse
+from flexvar.config import ComponentConfig, ModelConfig, SamplerSpec, parse
 from flexvar.errors import CheckpointError, FlexvarError
-from flexvar.generation.settings import SamplingSettings
 from flexvar.plugin import Registry
 
 CONFIG, MODEL, TOKENIZER, CARD = (
@@ -47,13 +46,14 @@ class Trained(ComponentConfig):
 class CheckpointConfig(ComponentConfig):
     """What ``config.json`` holds.
 
-    presets: named sampling settings; ``default`` is what a pipeline takes unless told.
+    presets: named samplers with their options, see `flexvar.config.SamplerSpec`; ``default`` is
+    what a pipeline takes unless told.
     """
 
     format_version: Literal[1] = 1
     flexvar_version: str = __version__
     model: ModelConfig
-    presets: dict[str, SamplingSettings] = Field(default_factory=dict)
+    presets: dict[str, SamplerSpec] = Field(default_factory=dict)
     trained: Trained | None = None
 
 

@@ -19,6 +19,7 @@ from pydantic import (
     ValidationError,
     ValidationInfo,
     field_validator,
+    model_serializer,
     model_validator,
 )
 
@@ -62,6 +63,29 @@ class ComponentSpec(BaseModel):
     def options(self) -> dict[str, Any]:
         """The options beside the name."""
         return dict(self.model_extra or {})
+
+
+class SamplerSpec(ComponentSpec):
+    """Which sampler, with which options; ``standard`` where no name is given.
+
+    What a preset of a checkpoint is: ``{"guidance": 2.0, "top_k": 900}``. The options of a config
+    of ``standard`` will do as well.
+    """
+
+    name: str = "standard"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_options(cls, value: Any) -> Any:
+        if isinstance(value, ComponentConfig):
+            return value.model_dump(exclude_unset=True)
+        return value.model_dump() if isinstance(value, ComponentSpec) else value
+
+    @model_serializer(mode="plain")
+    def _without_the_usual_name(self) -> dict[str, Any]:
+        """Options alone where the sampler is the usual one, as checkpoints always had them."""
+        name = {} if self.name == "standard" else {"name": self.name}
+        return {**name, **{key: value for key, value in self.options.items() if value is not None}}
 
 
 class ModelConfig(ComponentConfig):

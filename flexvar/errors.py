@@ -15,3 +15,7 @@ class CheckpointError(FlexvarError):
 
 class PluginError(FlexvarError):
     """A component that cannot be had: unknown, ambiguous, broken, or its packages are absent."""
+
+
+class KeywordError(FlexvarError, TypeError):
+    """A keyword that a call does not have; a `TypeError` too, as Python's own would be."""

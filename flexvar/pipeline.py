@@ -14,8 +14,10 @@ from torch import Tensor
 from flexvar import images
 from flexvar.editing import tasks
 from flexvar.errors import FlexvarError
+from flexvar.generation.choice import Wanted
 from flexvar.generation.loop import OnScale
-from flexvar.resolve import Label, Sampling, Steps
+from flexvar.layout import Layout
+from flexvar.resolve import Label, Steps
 from flexvar.result import Result as Result
 from flexvar.result import pictures
 from flexvar.session import Session
@@ -37,12 +39,7 @@ class Pipeline(Session):
         *,
         size: tuple[int, int] | int | None = None,
         steps: Steps | None = None,
-        guidance: float | None = None,
-        guidance_schedule: str | None = None,
-        temperature: float | None = None,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        soft: bool | None = None,
+        sampler: Wanted | None = None,
         preset: str | None = None,
         seed: int | Sequence[int] | None = None,
         num: int = 1,
@@ -53,13 +50,17 @@ class Pipeline(Session):
         progress: bool | None = None,
         tile: int | None = None,
         any_size: bool = False,
+        **options: Any,
     ) -> Result:
         """Images of the given classes.
 
         labels: class numbers or names, one image each; None is no class at all. num: images per
         label. size: (height, width) in pixels, multiples of the stride; that of training unless
-        given. steps: a number, or the grids themselves. guidance ... soft: see
-        `SamplingSettings`; what is not given comes from ``preset``. seed: one number, or one
+        given. steps: a number, or the grids themselves. preset: which of the checkpoint's stored
+        ways to sample. sampler: another than the preset's: a name, or a mapping with its name and
+        options. options: those of the sampler, here and there; of ``standard`` they are guidance,
+        guidance_schedule, temperature, top_k, top_p and soft, see `SamplingSettings`; what is not
+        given comes from the preset. seed: one number, or one
         per image; drawn and reported unless given. The same seed gives the same image whatever
         the batch: image i of one seed has the key (seed, first_index + i), so that a long list
         can be made in parts. output: "pil", or "tensor" for (B,3,H,W) in [0,1].
@@ -71,22 +72,18 @@ class Pipeline(Session):
         if num < 1:
             raise FlexvarError(f"num: got {num}; expected at least 1 image per label.")
         numbers = [n for n in self.label_numbers(labels) for _ in range(num)]
-        options = Sampling(
-            guidance=guidance,
-            guidance_schedule=guidance_schedule,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            soft=soft,
-            preset=preset,
-            seed=seed,
-            first_index=first_index,
-            output=output,
-            images_per_call=images_per_call,
-            on_scale=on_scale,
-            progress=progress,
-            tile=tile,
-        )
+        options |= {
+            "sampler": sampler,
+            "preset": preset,
+            "seed": seed,
+            "first_index": first_index,
+            "output": output,
+            "images_per_call": images_per_call,
+            "on_scale": on_scale,
+            "progress": progress,
+            "tile": tile,
+        }
+        self.check_keywords("Pipeline", options)
         layout = self.layout(size, steps, any_size=any_size)
         images_B3HW, generated, report = self.sample(numbers, layout, options, any_size=any_size)
         return Result(pictures(images_B3HW, output), generated.maps, report)
@@ -128,12 +125,17 @@ class Pipeline(Session):
             values = values[None] if values.ndim == 3 else values
         values = values.to(self.device)
         layout = self.layout((values.shape[-2], values.shape[-1]), steps, warn=False)
-        latent: Tensor | None = None
-        for step, map_Bhw in enumerate(self.tokenizer.encode(values, layout)):
-            latent = self.tokenizer.fold(latent, self.tokenizer.lookup(map_Bhw), layout, step)
-        assert latent is not None
-        result = self.decode(latent)
+        # One by one on a CPU, so that a picture is the same to the bit whatever its batch.
+        share = 1 if self.device.type == "cpu" else len(values)
+        result = torch.cat([self._and_back(part, layout) for part in values.split(share)])
         if output == "tensor":
             return result
         pictures = [images.to_pil(one) for one in result]
         return pictures if isinstance(image, Tensor) and image.ndim == 4 else pictures[0]
+
+    def _and_back(self, image_B3HW: Tensor, layout: Layout) -> Tensor:
+        latent: Tensor | None = None
+        for step, map_Bhw in enumerate(self.tokenizer.encode(image_B3HW, layout)):
+            latent = self.tokenizer.fold(latent, self.tokenizer.lookup(map_Bhw), layout, step)
+        assert latent is not None
+        return self.decode(latent)

@@ -18,14 +18,14 @@ from torch import nn
 
 from flexvar.checkpoint import CheckpointConfig, Trained
 from flexvar.components import PositionEmbedding, StepSchedule
-from flexvar.config import parse
 from flexvar.editing.known import Rule
-from flexvar.errors import FlexvarError
+from flexvar.errors import FlexvarError, KeywordError, PluginError
+from flexvar.generation.choice import SamplerChoice, Wanted, of_spec
 from flexvar.generation.loop import OnScale
 from flexvar.generation.seeds import seed_keys
-from flexvar.generation.settings import SamplingSettings
 from flexvar.layout import Grid, Layout
 from flexvar.model import NextScaleModel
+from flexvar.plugin import Registry
 
 Label = int | str | None
 Steps = int | Sequence[int | tuple[int, int]]
@@ -33,14 +33,12 @@ Output = Literal["pil", "tensor"]
 
 
 class Sampling(TypedDict, total=False):
-    """Keywords of every call that generates, as `flexvar.Pipeline.__call__` explains them."""
+    """Keywords of every call that generates, as `flexvar.Pipeline.__call__` explains them.
 
-    guidance: float | None
-    guidance_schedule: str | None
-    temperature: float | None
-    top_k: int | None
-    top_p: float | None
-    soft: bool | None
+    The options of the sampler in force are keywords besides.
+    """
+
+    sampler: Wanted | None
     preset: str | None
     seed: int | Sequence[int] | None
     first_index: int
@@ -69,13 +67,23 @@ class Edit(Task, total=False):
     feather: int | None
 
 
-def check_keywords(name: str, options: Mapping[str, Any], known: type) -> None:
-    """Raise `TypeError`, as a call does, for a keyword that is none of a typed dict's."""
+# Names that no sampler's option can have: the keywords of calls and tasks.
+KEYWORDS = frozenset({*Edit.__annotations__, "labels", "label", "image", "mask", "box"})
+
+
+def check_keywords(
+    name: str, options: Mapping[str, Any], known: Iterable[str], sampler: SamplerChoice
+) -> None:
+    """Raise `KeywordError` for a keyword that is none of a call's, nor an option of its sampler."""
+    choices = [*known, *sampler.options]
     for option in options:
-        if option not in known.__annotations__:
-            near = get_close_matches(option, known.__annotations__, n=1)
-            hint = f". Did you mean {near[0]!r}?" if near else ""
-            raise TypeError(f"{name}() got an unexpected keyword argument {option!r}{hint}")
+        if option not in choices:
+            near = get_close_matches(option, choices, n=1)
+            hint = f". Did you mean {near[0]!r}?" if near else "."
+            raise KeywordError(
+                f"{name}() got an unexpected keyword argument {option!r}{hint} Options of the "
+                f"sampler {sampler.name!r}: {', '.join(sampler.options)}."
+            )
 
 
 def label_numbers(
@@ -122,21 +130,34 @@ def whole(what: str, value: Any) -> int:
         raise FlexvarError(f"{what}: got {value!r}; expected a whole number.") from None
 
 
-def preset(config: CheckpointConfig, name: str) -> SamplingSettings:
-    """The named sampling settings of a checkpoint. Raises `FlexvarError` if there are none."""
+def preset(config: CheckpointConfig, name: str, registry: Registry) -> SamplerChoice:
+    """The sampler and options of a checkpoint's preset.
+
+    Raises `FlexvarError` if there is none of the name, or its sampler or options are not known.
+    """
     if name in config.presets:
-        return config.presets[name]
+        return of_spec(config.presets[name], registry, path=f"presets.{name}")
     if name == "default":
-        return SamplingSettings()
+        return of_spec("standard", registry)
     choices = ", ".join(sorted({"default", *config.presets}))
     raise FlexvarError(f"preset: there is no {name!r}. Presets: {choices}.")
 
 
-def sampling_settings(options: Mapping[str, Any], base: SamplingSettings) -> SamplingSettings:
-    """``base`` with what the options give instead; None is not given."""
-    names = ("guidance", "guidance_schedule", "temperature", "top_k", "top_p", "soft")
-    given = {name: options[name] for name in names if options.get(name) is not None}
-    return parse(SamplingSettings, {**base.model_dump(), **given})
+def sampler(options: Mapping[str, Any], base: SamplerChoice, registry: Registry) -> SamplerChoice:
+    """``base`` with what a call's options give instead; those that are the call's own are left.
+
+    Raises `FlexvarError` for a sampler or an option there is not, or whose name a call has too.
+    """
+    taken = KEYWORDS
+    given = {name: value for name, value in options.items() if name not in taken}
+    result = base.changed(options.get("sampler"), given, registry)
+    clashes = sorted(taken & set(result.options))
+    if clashes:
+        raise PluginError(
+            f"sampler {result.name!r}: its options {', '.join(clashes)} are keywords of every "
+            "call already; only a change of that plugin can tell them apart."
+        )
+    return result
 
 
 def image_keys(
@@ -245,21 +266,30 @@ def outside_training(layout: Layout, trained: Trained | None, stride: int) -> di
 
 
 def warn(message: str) -> None:
-    """Warn at the line outside of flexvar that led here, however deep it went."""
+    """Warn at the line outside of flexvar that led here, however deep it went.
+
+    A standard error that is closed, as in a service, is no reason to stop.
+    """
     package, level, frame = str(Path(__file__).parent), 2, sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(package):
         frame, level = frame.f_back, level + 1
-    warnings.warn(message, stacklevel=level)
+    try:
+        warnings.warn(message, stacklevel=level)
+    except ValueError:
+        if sys.stderr is not None and not sys.stderr.closed:
+            raise
 
 
 @contextmanager
-def progress_bar(steps: int, wanted: bool | None) -> Iterator[Callable[[], None]]:
-    """A bar over the scales on standard error; a function that moves it by one.
+def progress_bar(steps: int, wanted: bool | None) -> Iterator[Callable[[], None] | None]:
+    """A bar over the scales on standard error; a function that moves it by one, or None.
 
-    wanted: None is where there is a terminal.
+    wanted: None is where there is a terminal. None comes out where there is no bar.
     """
-    if not (sys.stderr.isatty() if wanted is None else wanted):
-        yield lambda: None
+    stream = sys.stderr
+    usable = stream is not None and not stream.closed
+    if not usable or not (stream.isatty() if wanted is None else wanted):
+        yield None
         return
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn

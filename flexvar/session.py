@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self, cast
@@ -14,21 +13,23 @@ from torch import Tensor, nn
 from flexvar import __version__, checkpoint, resolve
 from flexvar.build import Parts, build
 from flexvar.checkpoint import CheckpointConfig
-from flexvar.components import PositionEmbedding, Tokenizer
+from flexvar.components import PositionEmbedding, Predictor, Sampler, Tokenizer
 from flexvar.components.conditioner import each
-from flexvar.config import ModelConfig, load_yaml, parse
+from flexvar.components.sampler import models_of
+from flexvar.config import ComponentConfig, ModelConfig, load_yaml, parse
 from flexvar.errors import FlexvarError
+from flexvar.generation import choice
+from flexvar.generation.choice import SamplerChoice
 from flexvar.generation.known import Known
-from flexvar.generation.loop import Generated, generate
+from flexvar.generation.loop import Generated, OnScale, generate
 from flexvar.generation.seeds import generators
-from flexvar.generation.settings import SamplingSettings
 from flexvar.layout import Grid, Layout
 from flexvar.model import NextScaleModel
 from flexvar.ops import tiled_decode
 from flexvar.ops.precision import cast as cast_weights
 from flexvar.ops.precision import parse_device, parse_dtype
-from flexvar.plugin import Registry
-from flexvar.resolve import Label, Sampling, Steps
+from flexvar.plugin import Registry, default_registry
+from flexvar.resolve import Label, Steps
 
 # Cells a side of a model that says nothing of its size: 256 px at stride 16, as both papers.
 USUAL_SIDE = 16
@@ -38,17 +39,33 @@ USUAL_SIDE = 16
 class Session:
     """A model with its tokenizer on a device, and what can be asked of it.
 
-    Layouts, samples, pictures of latents.
+    Layouts, samples, pictures of latents. settings: the options of the sampler, a ``Config`` of
+    it; a name, a mapping or a preset will do, and the checkpoint's preset ``default`` is taken
+    unless given. sampler: its name.
 
     `flexvar.Pipeline` adds generating, editing and scoring by one call each.
     """
 
     parts: Parts
     config: CheckpointConfig
-    settings: SamplingSettings
+    settings: Any = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    sampler: str = "standard"
+    registry: Registry = field(default_factory=default_registry, repr=False)
     _warned: set[str] = field(default_factory=set, repr=False)
+    _others: dict[str, Session] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.settings, ComponentConfig):
+            return
+        if self.settings is None:
+            chosen = resolve.preset(self.config, "default", self.registry)
+        elif isinstance(self.settings, SamplerChoice):
+            chosen = self.settings
+        else:
+            chosen = choice.of_spec(self.settings, self.registry)
+        self.sampler, self.settings = chosen.name, chosen.config
 
     @classmethod
     def from_pretrained(
@@ -65,8 +82,12 @@ class Session:
         preset: which of the checkpoint's stored sampling settings to take.
         Raises `FlexvarError` for a checkpoint that is missing, broken, or does not fit.
         """
-        config, parts = checkpoint.load(source, registry)
-        return cls(parts, config, resolve.preset(config, preset)).to(device, dtype)
+        registry = registry or default_registry()
+        # Weights made in inference mode could never be moved out of it.
+        with torch.inference_mode(False):
+            config, parts = checkpoint.load(source, registry)
+            chosen = resolve.preset(config, preset, registry)
+            return cls(parts, config, chosen, registry=registry).to(device, dtype)
 
     @classmethod
     def from_config(
@@ -87,14 +108,16 @@ class Session:
         if isinstance(config, str | Path):
             config = load_yaml(config)
         model_config = parse(ModelConfig, config)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            parts = build(model_config, registry)
-        for module in parts.modules():
-            module.eval()
-        pipe = cls(parts, CheckpointConfig(model=model_config), SamplingSettings())
-        meta = any(p.is_meta for module in parts.modules() for p in module.parameters())
-        return pipe.to(device or ("meta" if meta else "cpu"), dtype)
+        registry = registry or default_registry()
+        with torch.inference_mode(False):
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                parts = build(model_config, registry)
+            for module in parts.modules():
+                module.eval()
+            pipe = cls(parts, CheckpointConfig(model=model_config), registry=registry)
+            meta = any(p.is_meta for module in parts.modules() for p in module.parameters())
+            return pipe.to(device or ("meta" if meta else "cpu"), dtype)
 
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write a checkpoint directory that `from_pretrained` reads."""
@@ -190,25 +213,50 @@ class Session:
             return ()
         return cast(PositionEmbedding, self.parts.model.position).layouts or ()
 
+    def chosen(self, options: Mapping[str, Any] | None = None) -> SamplerChoice:
+        """The sampler that a call with these keywords has: ``preset``, ``sampler``, its options.
+
+        Raises `FlexvarError` for what there is not.
+        """
+        options = options or {}
+        name = options.get("preset")
+        if name is None:
+            cls = self.registry.load("sampler", self.sampler)
+            base = SamplerChoice(self.sampler, cls, self.settings)
+        else:
+            base = resolve.preset(self.config, name, self.registry)
+        return resolve.sampler(options, base, self.registry)
+
+    def check_keywords(
+        self, name: str, options: Mapping[str, Any], known: Iterable[str] = resolve.KEYWORDS
+    ) -> None:
+        """Raise `flexvar.errors.KeywordError` for a keyword that a call of a name does not have.
+
+        known: the keywords it has beside the options of the sampler in force.
+        """
+        named = {key: options[key] for key in ("preset", "sampler") if key in options}
+        resolve.check_keywords(name, options, known, self.chosen(named))
+
     def sample(
         self,
         numbers: Sequence[int],
         layout: Layout,
-        options: Sampling,
+        options: Mapping[str, Any],
         *,
         known: Known | None = None,
         any_size: bool = False,
     ) -> tuple[Tensor, Generated, dict[str, Any]]:
         """Images (B,3,H,W) in [0,1] of class numbers, their tokens, and the settings of both.
 
-        What `__call__` and all editing come down to. known: tokens that are given.
+        What `__call__` and all editing come down to. options: `flexvar.resolve.Sampling`, and those
+        of the sampler. known: tokens that are given.
         """
         output = options.get("output", "pil")
         if output not in ("pil", "tensor"):
             raise FlexvarError(f"output: got {output!r}; expected 'pil' or 'tensor'.")
-        name, on_scale = options.get("preset"), options.get("on_scale")
-        base = self.settings if name is None else resolve.preset(self.config, name)
-        settings = resolve.sampling_settings(options, base)
+        on_scale = options.get("on_scale")
+        chosen = self.chosen(options)
+        sampler = chosen.build(self.model.facts)
         keys = resolve.image_keys(options.get("seed"), len(numbers), options.get("first_index", 0))
         model = resolve.model_for(self.model, layout) if any_size else self.model
         if model is not self.model:
@@ -218,11 +266,14 @@ class Session:
                 "was trained for its own list of grids alone.",
             )
         with resolve.progress_bar(len(layout), options.get("progress")) as advance:
+            # Only where something looks at a scale, all images go through it together.
+            after_scale: OnScale | None = on_scale
+            if advance is not None:
 
-            def after_scale(step: int, latent_BChw: Tensor, maps: tuple[Tensor, ...]) -> None:
-                advance()
-                if on_scale is not None:
-                    on_scale(step, latent_BChw, maps)
+                def after_scale(step: int, latent: Tensor, maps: tuple[Tensor, ...]) -> None:
+                    advance()
+                    if on_scale is not None:
+                        on_scale(step, latent, maps)
 
             generated = generate(
                 model,
@@ -231,8 +282,9 @@ class Session:
                     lambda values: values.to(self.device), self.model.conditioner.collate(numbers)
                 ),
                 layout,
-                settings,
+                sampler,
                 generators(keys),
+                predictor=self._predictor(sampler, model, layout, any_size),
                 known=known,
                 images_per_call=options.get("images_per_call"),
                 on_scale=after_scale,
@@ -244,12 +296,42 @@ class Session:
             "labels": [self.label_name(number) for number in numbers],
             "size": list(images_B3HW.shape[-2:]),
             "steps": [list(grid) for grid in layout],
-            **json.loads(settings.model_dump_json(exclude_none=True)),
+            **chosen.report(),
             "seeds": [list(key) for key in keys],
             "device": str(self.device),
             "dtype": str(self.dtype).removeprefix("torch."),
         }
         return images_B3HW, generated, report
+
+    def _predictor(
+        self, sampler: Sampler, model: NextScaleModel, layout: Layout, any_size: bool
+    ) -> Predictor:
+        """What the sampler asks: the model, or what it makes of it and of the others it names."""
+        if not hasattr(sampler, "wrap"):
+            return model
+        models: dict[str, Predictor] = {"model": model}
+        for name, source in models_of(sampler).items():
+            other = self._other(name, source).model
+            models[name] = resolve.model_for(other, layout) if any_size else other
+        return sampler.wrap(models)
+
+    def _other(self, name: str, source: str) -> Session:
+        """Another checkpoint, on the same device, whose tokens and classes are these."""
+        if source not in self._others:
+            other = Session.from_pretrained(
+                source, device=self.device, dtype=self.dtype, registry=self.registry
+            )
+            mine, its = self.model.facts, other.model.facts
+            for what in ("vocab_size", "code_dim", "groups", "num_classes"):
+                if getattr(mine, what) != getattr(its, what):
+                    raise FlexvarError(
+                        f"{name}: {source} has {what} {getattr(its, what)}, this model "
+                        f"{getattr(mine, what)}; two models of one picture share their tokens "
+                        "and classes."
+                    )
+            self._others[source] = other
+        other = self._others[source]
+        return other.to(self.device, self.dtype)
 
     @torch.inference_mode()
     def decode(self, latent_BChw: Tensor, *, tile: int | None = None) -> Tensor:

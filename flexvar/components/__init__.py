@@ -28,12 +28,13 @@ from flexvar.components.facts import Facts, TokenSpace
 from flexvar.components.implementation import Kernel
 from flexvar.components.objective import Objective, Pairs
 from flexvar.components.position import Position, PositionEmbedding
-from flexvar.components.sampler import Predictor, Sampler
+from flexvar.components.sampler import Candidate, Predictor, Sampler
 from flexvar.components.schedule import Rng, StepSchedule, sample, uniform
 from flexvar.components.tokenizer import Tokenizer, TokenizerOutput, TrainableTokenizer
 
 __all__ = [
     "Backbone",
+    "Candidate",
     "Condition",
     "Conditioner",
     "Facts",

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
+from flexvar.components.tokenizer import Tokenizer
 from flexvar.config import ComponentConfig
 from flexvar.layout import Layout
 
@@ -26,14 +29,54 @@ class Predictor(Protocol):
     def head(self, features_BLD: Tensor) -> Tensor: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One of several ways a scale could be, for a sampler to score.
+
+    tokens: (B,L) int64, or (B,L,G). logits: fp32, after guidance and before ``process``, (B,L,V)
+    or (B,L,G,V); None where the whole scale is given. latent_BChw: the folded latent with this
+    scale in it.
+    """
+
+    tokens: Tensor
+    logits: Tensor | None
+    latent_BChw: Tensor
+    tokenizer: Tokenizer
+    layout: Layout
+    step: int
+
+
 @runtime_checkable
 class Sampler(Protocol):
-    """How the tokens of a scale are chosen; it has no weights.
+    """How the tokens of a scale are chosen; it has no weights, and keeps nothing between calls.
 
-    Its ``Config`` is what a checkpoint's preset holds and what a call or a command overrides.
-    ``guidance`` is the weight t of ``(1 + t) * conditional - t * unconditional`` at a step; where
-    it is 0 at every step, the unconditional half is not computed at all. ``process`` changes the
-    logits after guidance; latent_BChw is the folded latent of the coarser scales, None at step 0.
+    Its ``Config`` is what a checkpoint's preset holds and what a call or a command overrides: an
+    option written there is a keyword of every call and an option of every command that
+    generates. Give each field a ``description``, which the help shows.
+
+    ``guidance`` is the weight t of ``(1 + t) * conditional - t * unconditional`` at a step: a
+    number of Python, known before the first scale. From the last step where it is not 0 on,
+    the unconditional half is not computed. ``process`` gives the logits that tokens are drawn
+    from, of those after guidance: temperature, filters; latent_BChw is the folded latent of the
+    coarser scales, None at step 0. What it does with tensors has to depend on no value of theirs,
+    and row by row, so that an image is the same whatever its batch.
+
+    A sampler may have more; the loop does without what it lacks:
+
+    - ``draws(layout, step) -> bool``: whether tokens are drawn (as without it), or the likeliest
+      taken.
+    - ``wrap(models) -> Predictor``: the model to ask, of ``models["model"]``, the pipeline's own,
+      and those that ``models`` names: a mapping of names to checkpoints, which are loaded onto
+      the same device.
+    - ``rounds(layout, step) -> int`` and ``keep(logits, tokens, layout, step, round) -> (B,L)
+      bool``: how often the model is asked about a scale, and which tokens stay after a round. The
+      next round sees the codes of those that stayed; the others are drawn anew.
+    - ``candidates(layout, step) -> int`` and ``score(candidate) -> (B,) Tensor``: how many times
+      a scale is drawn, each time with numbers of its own, and how good a `Candidate` is; the best
+      stays, image by image.
+    - ``mixes: bool`` and ``mixture(logits, gumbel, layout, step) -> (B,L,V)``: weights of a mean
+      code in place of a drawn one; logits as ``process`` gave them, and Gumbel noise of their
+      shape. For tokens of one part.
     """
 
     Config: ClassVar[type[ComponentConfig]]
@@ -43,3 +86,29 @@ class Sampler(Protocol):
     def process(
         self, logits: Tensor, layout: Layout, step: int, latent_BChw: Tensor | None
     ) -> Tensor: ...
+
+
+def models_of(sampler: Sampler) -> Mapping[str, str]:
+    """The checkpoints that a sampler asks for beside the pipeline's own, by name."""
+    return getattr(sampler, "models", {})
+
+
+def draws(sampler: Sampler, layout: Layout, step: int) -> bool:
+    """Whether the tokens of a step are drawn, rather than the likeliest taken."""
+    return bool(sampler.draws(layout, step)) if hasattr(sampler, "draws") else True
+
+
+def rounds(sampler: Sampler, layout: Layout, step: int) -> int:
+    """How often the model is asked about a step, at least once."""
+    return max(1, int(sampler.rounds(layout, step))) if hasattr(sampler, "rounds") else 1
+
+
+def candidates(sampler: Sampler, layout: Layout, step: int) -> int:
+    """How many times a step is drawn, at least once."""
+    count = sampler.candidates(layout, step) if hasattr(sampler, "candidates") else 1
+    return max(1, int(count))
+
+
+def mixes(sampler: Sampler) -> bool:
+    """Whether mean codes take the place of drawn ones."""
+    return bool(getattr(sampler, "mixes", False))

@@ -29,7 +29,6 @@ from flexvar.contract.measure import (
     unchanged,
 )
 from flexvar.errors import FlexvarError
-from flexvar.generation.settings import SamplingSettings
 from flexvar.layout import Grid, Layout
 from flexvar.model import NextScaleModel
 from flexvar.ops import precision
@@ -233,8 +232,9 @@ def generates(combination: Combination) -> None:
     those that forward finds likeliest; the same seed gives the same maps.
     """
     parts = combination.build()
-    settings = SamplingSettings(guidance=0.0, top_k=1)
-    pipe = Pipeline(parts, CheckpointConfig(model=combination.config), settings)
+    pipe = Pipeline(
+        parts, CheckpointConfig(model=combination.config), {"guidance": 0.0, "top_k": 1}
+    )
     stride = parts.tokenizer.space.stride
     known = cast(PositionEmbedding, model_of(parts).position).layouts
     lasts = [layout.last for layout in known] if known else GENERATED

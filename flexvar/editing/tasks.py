@@ -9,8 +9,9 @@ over which it fades into the generated one; by default half a latent cell, 0 is 
 picture's own, see `flexvar.editing.canvas.model_size`. steps: as in a call. num:
 results per picture. any_size: on by default, as a picture has the size it has; off, a model made
 for one list of grids refuses others. max_side: longest side of a picture in pixels that is taken.
-The rest, from ``guidance`` to ``on_scale``, is as in a call. Results have the size of the picture
-or canvas, the seeds and settings of `Pipeline.__call__`, and carry the known tokens.
+The rest - the sampler and its options, ``preset`` to ``on_scale`` - is as in a call. Results
+have the size of the picture or canvas, the seeds and settings of `Pipeline.__call__`, and carry
+the known tokens.
 
 Pictures are Pillow images of any mode, paths, uint8 arrays, or tensors in [0,1]; a list, or a
 (B,3,H,W) tensor, is a batch.
@@ -19,7 +20,7 @@ Pictures are Pillow images of any mode, paths, uint8 arrays, or tensors in [0,1]
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, Unpack
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -40,9 +41,7 @@ from flexvar.session import Session
 Labels = Label | Sequence[Label]
 
 
-def inpaint(
-    self: Session, image: Any, mask: Any, label: Labels = None, **options: Unpack[Edit]
-) -> Result:
+def inpaint(self: Session, image: Any, mask: Any, label: Labels = None, **options: Any) -> Result:
     """Pictures with new pixels where the mask is 255, of a class.
 
     mask: a picture, path, array or tensor of the picture's size, 255 (or True) where to
@@ -50,7 +49,7 @@ def inpaint(
     back, with a warning. The other keywords: see `flexvar.editing.tasks`.
     Raises `FlexvarError` for anything that cannot be.
     """
-    resolve.check_keywords("inpaint", options, Edit)
+    self.check_keywords("inpaint", options, Edit.__annotations__)
     own = inputs.read_images(image, options.get("max_side", MAX_SIDE))
     masks = inputs.read_masks(mask, (own.shape[-2], own.shape[-1]), len(own))
     return _with_hole(self, "inpaint", own, canvas.fill_in(own, masks), masks, label, options)
@@ -61,7 +60,7 @@ def edit(
     image: Any,
     box: Sequence[int] | Sequence[Sequence[int]],
     label: Labels,
-    **options: Unpack[Edit],
+    **options: Any,
 ) -> Result:
     """Pictures with something of another class in a box: class-conditional editing.
 
@@ -69,7 +68,7 @@ def edit(
     other keywords: see `flexvar.editing.tasks`.
     Raises `FlexvarError` for anything that cannot be.
     """
-    resolve.check_keywords("edit", options, Edit)
+    self.check_keywords("edit", options, Edit.__annotations__)
     own = inputs.read_images(image, options.get("max_side", MAX_SIDE))
     masks = inputs.box_masks(box, (own.shape[-2], own.shape[-1]), len(own))
     return _with_hole(self, "edit", own, canvas.fill_in(own, masks), masks, label, options)
@@ -83,7 +82,7 @@ def outpaint(
     *,
     margins: int | tuple[int, int, int, int] | None = None,
     fill: Fill = "reflect",
-    **options: Unpack[Edit],
+    **options: Any,
 ) -> Result:
     """Pictures continued over their borders.
 
@@ -93,7 +92,7 @@ def outpaint(
     `flexvar.editing.canvas.grow`. The other keywords: see `flexvar.editing.tasks`.
     Raises `FlexvarError` for anything that cannot be, a canvas smaller than the picture too.
     """
-    resolve.check_keywords("outpaint", options, Edit)
+    self.check_keywords("outpaint", options, Edit.__annotations__)
     max_side = options.get("max_side", MAX_SIDE)
     image_B3HW = inputs.read_images(image, max_side)
     height, width = image_B3HW.shape[-2:]
@@ -105,12 +104,12 @@ def outpaint(
     return _with_hole(self, "outpaint", own, own, masks, label, options)
 
 
-def expand(self: Session, image: Any, label: Labels = None, **options: Unpack[Edit]) -> Result:
+def expand(self: Session, image: Any, label: Labels = None, **options: Any) -> Result:
     """Pictures made twice as wide, the picture in the centre (FlexVAR, arXiv 2502.20313).
 
     `outpaint` with the ratio (1, 2). The other keywords: see `flexvar.editing.tasks`.
     """
-    resolve.check_keywords("expand", options, Edit)
+    self.check_keywords("expand", options, Edit.__annotations__)
     return outpaint(self, image, (1, 2), label, **options)
 
 
@@ -122,7 +121,7 @@ def refine(
     *,
     start: int | None = None,
     encode_at: Literal["target", "own"] = "target",
-    **options: Unpack[Task],
+    **options: Any,
 ) -> Result:
     """Larger pictures of small ones: coarse scales from the picture, the finer ones generated.
 
@@ -133,7 +132,7 @@ def refine(
     other keywords: see `flexvar.editing.tasks`.
     Raises `FlexvarError` for a size that is not larger, or of another shape than the picture.
     """
-    resolve.check_keywords("refine", options, Task)
+    self.check_keywords("refine", options, Task.__annotations__)
     size = (size, size) if isinstance(size, int) else size
     max_side = options.get("max_side", MAX_SIDE)
     image_B3HW = inputs.read_images(image, max_side)
@@ -213,7 +212,7 @@ def _with_hole(
     filled_B3HW: Tensor,
     generate_BHW: Tensor,
     label: Labels,
-    options: Edit,
+    options: Mapping[str, Any],
 ) -> Result:
     """The pictures with their holes generated, at their own size, the rest put back."""
     any_size = options.get("any_size", True)
@@ -251,7 +250,7 @@ def _run(
     layout: Layout,
     known: Known,
     label: Labels,
-    options: Task,
+    options: Mapping[str, Any],
     report: Mapping[str, Any],
 ) -> tuple[Tensor, tuple[tuple[Tensor, ...], dict[str, Any], Known]]:
     """Images (B,3,H,W), and what a result says beside them: maps, settings, known tokens."""

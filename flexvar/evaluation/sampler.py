@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -15,7 +14,7 @@ from typing import Any
 
 import torch
 
-from flexvar import __version__, images, resolve
+from flexvar import __version__, images
 from flexvar.errors import FlexvarError
 from flexvar.evaluation.samples import SampleSet
 from flexvar.pipeline import Pipeline
@@ -52,8 +51,7 @@ class Sampler:
         if num < 1:
             raise FlexvarError(f"num: got {num}; expected at least 1 image per class.")
         layout = pipe.layout(self.size, self.steps, warn=False)
-        base = resolve.preset(pipe.config, self.preset)
-        sampling = resolve.sampling_settings(dict(self.options), base)
+        sampling = pipe.chosen({"preset": self.preset, **dict(self.options)})
         stride = pipe.tokenizer.space.stride
         count, backbone = pipe.model.num_classes, pipe.config.model.backbone
         settings = {
@@ -62,7 +60,7 @@ class Sampler:
             "weights": weights_digest(pipe),
             "size": [side * stride for side in layout.last],
             "steps": [list(grid) for grid in layout],
-            **json.loads(sampling.model_dump_json(exclude_none=True)),
+            **sampling.report(),
             "seed": self.seed,
             "device": pipe.device.type,
             "dtype": str(pipe.dtype).removeprefix("torch."),

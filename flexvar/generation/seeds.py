@@ -8,6 +8,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+# Said each time: what an application makes torch's default changes no number.
+_HOST = torch.device("cpu")
+
 
 def seed_keys(
     seed: int | Sequence[int], count: int, *, first_index: int = 0
@@ -28,16 +31,20 @@ def generators(keys: Sequence[tuple[int, int]]) -> list[torch.Generator]:
     for key in keys:
         words = np.random.SeedSequence([part % 2**64 for part in key]).generate_state(1, np.uint64)
         # The top bit is dropped because manual_seed takes a signed number.
-        result.append(torch.Generator().manual_seed(int(words[0]) >> 1))
+        result.append(torch.Generator(_HOST).manual_seed(int(words[0]) >> 1))
     return result
 
 
-def uniforms(sources: Sequence[torch.Generator], length: int) -> Tensor:
-    """The numbers (B, length) in [0,1) that decide the tokens of each image, fp32 on the CPU."""
-    return torch.stack([torch.rand(length, generator=source) for source in sources])
+def uniforms(sources: Sequence[torch.Generator], *shape: int) -> Tensor:
+    """The numbers (B, *shape) in [0,1) that decide the tokens of each image, fp32 on the CPU."""
+    return torch.stack([_rand(shape, source) for source in sources])
 
 
 def gumbels(sources: Sequence[torch.Generator], length: int, vocab_size: int) -> Tensor:
-    """Gumbel noise (B, length, V), fp32 on the CPU, for `soft_weights`."""
-    noise = [torch.rand(length, vocab_size, generator=source) for source in sources]
+    """Gumbel noise (B, length, V), fp32 on the CPU, for `flexvar.generation.draw.soft_weights`."""
+    noise = [_rand((length, vocab_size), source) for source in sources]
     return -torch.stack(noise).clamp_(1e-20).log_().neg_().clamp_min_(1e-20).log_()
+
+
+def _rand(shape: Sequence[int], source: torch.Generator) -> Tensor:
+    return torch.rand(tuple(shape), generator=source, dtype=torch.float32, device=_HOST)

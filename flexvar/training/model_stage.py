@@ -22,7 +22,6 @@ from flexvar.components import Facts, PositionEmbedding, StepSchedule, Tokenizer
 from flexvar.config import ModelConfig
 from flexvar.data import Batch, ordered_batches
 from flexvar.errors import FlexvarError
-from flexvar.generation.settings import SamplingSettings
 from flexvar.layout import Layout
 from flexvar.model import NextScaleModel
 from flexvar.pipeline import Pipeline
@@ -197,7 +196,7 @@ class ModelStage(Stage):
         )
         presets = self.recipe.presets
         config = CheckpointConfig(model=self.config, presets=presets, trained=trained)
-        return Pipeline(parts, config, presets.get("default", SamplingSettings()))
+        return Pipeline(parts, config)
 
     @torch.inference_mode()
     def validate(self, pipe: Pipeline) -> dict[str, float]:

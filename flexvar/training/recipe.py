@@ -11,10 +11,16 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import Field, field_validator, model_validator
 
-from flexvar.config import ComponentConfig, ComponentSpec, load_yaml, override, parse
+from flexvar.config import (
+    ComponentConfig,
+    ComponentSpec,
+    SamplerSpec,
+    load_yaml,
+    override,
+    parse,
+)
 from flexvar.data import DataConfig
 from flexvar.errors import FlexvarError
-from flexvar.generation.settings import SamplingSettings
 
 Stage = Literal["tokenizer", "model"]
 FOLDER = "recipes"
@@ -176,9 +182,20 @@ class ModelRecipe(TrainRecipe):
     condition_dropout: float = Field(default=0.1, ge=0, lt=1)
     activation_checkpointing: bool = False
     cache: CacheConfig | None = None
-    presets: dict[str, SamplingSettings] = Field(default_factory=dict)
+    presets: dict[str, SamplerSpec] = Field(default_factory=dict)
     sample_labels: tuple[int, ...] | None = None
     samples_per_label: int = Field(default=1, ge=1)
+
+    @field_validator("presets")
+    @classmethod
+    def _presets_are_known(cls, value: dict[str, SamplerSpec]) -> dict[str, SamplerSpec]:
+        """Now, not after hours of training."""
+        from flexvar.build import choose
+        from flexvar.plugin import default_registry
+
+        for name, preset in value.items():
+            choose(default_registry(), "sampler", preset, path=f"presets.{name}")
+        return value
 
     @model_validator(mode="before")
     @classmethod

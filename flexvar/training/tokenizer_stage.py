@@ -20,7 +20,6 @@ from flexvar.components import TokenizerOutput, TrainableTokenizer
 from flexvar.config import ModelConfig
 from flexvar.data import Batch, ordered_batches
 from flexvar.errors import FlexvarError
-from flexvar.generation.settings import SamplingSettings
 from flexvar.layout import Grid
 from flexvar.pipeline import Pipeline
 from flexvar.training.adversarial import PatchDiscriminator, discriminator_loss, generator_loss
@@ -238,7 +237,7 @@ class TokenizerStage(Stage):
         cast(nn.Module, parts.tokenizer).eval()
         trained = Trained(size=self.train_data.size, data=self.recipe.data.source)
         config = CheckpointConfig(model=self.config, trained=trained)
-        return Pipeline(parts, config, SamplingSettings())
+        return Pipeline(parts, config)
 
     def validate(self, pipe: Pipeline) -> dict[str, float]:
         """PSNR, SSIM, use of codes and perplexity of every grid, and of the last one."""

@@ -92,3 +92,28 @@ def flexvar_conditioners() -> Iterable[Component]:
         target=f"{_HERE}.conditioners.label:LabelConditioner",
         summary="Class labels: one learned vector per class, and one for no class",
     )
+
+
+@hookimpl
+def flexvar_samplers() -> Iterable[Component]:
+    """How tokens are chosen."""
+    yield Component(
+        name="standard",
+        target=f"{_HERE}.samplers.standard:StandardSampler",
+        summary="Guidance, temperature, top-k, top-p, and a draw per token",
+    )
+    yield Component(
+        name="released",
+        target=f"{_HERE}.samplers.released:ReleasedSampler",
+        summary="FlexVAR's published code: drawn at some sides, the likeliest token elsewhere",
+    )
+    yield Component(
+        name="interval",
+        target=f"{_HERE}.samplers.interval:IntervalSampler",
+        summary="Guidance in a part of the steps alone; past it, half the work",
+    )
+    yield Component(
+        name="best_of",
+        target=f"{_HERE}.samplers.best_of:BestOfSampler",
+        summary="Several draws per scale, of which the best stays: by likelihood or a verifier",
+    )

@@ -16,35 +16,35 @@ import torch
 
 from flexvar.build import build_for_weights
 from flexvar.checkpoint import CheckpointConfig, Trained, load_weights
-from flexvar.config import ModelConfig, parse
+from flexvar.config import ModelConfig, SamplerSpec, parse
 from flexvar.errors import CheckpointError, FlexvarError
-from flexvar.generation.settings import SamplingSettings
 from flexvar.pipeline import Pipeline
 from flexvar_plugins.released.files import State, find, read_released
 from flexvar_plugins.released.tokenizer import convert_tokenizer
 from flexvar_plugins.released.transformer import check_pair, convert_model, noted_scales
+from flexvar_plugins.samplers.released import DRAW_SIDES
+from flexvar_plugins.samplers.standard import StandardConfig
 
 __all__ = ["convert", "read_released"]
 
-# FlexVAR's code draws tokens at these sides only and takes the likeliest elsewhere, and always
-# above the trained side of 16.
-FLEXVAR_DRAW_SIDES = (1, 2, 3, 4, 5, 6, 8, 10, 13, 16)
+
+def _preset(**options: Any) -> SamplerSpec:
+    return SamplerSpec.model_validate(StandardConfig(**options))
+
 
 FLEXVAR_PRESETS = {
-    "default": SamplingSettings(guidance=2.5, guidance_schedule="ramp10", top_k=900, top_p=0.95),
-    "released": SamplingSettings(
+    "default": _preset(guidance=2.5, guidance_schedule="ramp10", top_k=900, top_p=0.95),
+    "released": _preset(
         guidance=2.5,
         guidance_schedule="ramp10",
         top_k=900,
         top_p=0.95,
-        draw_sides=FLEXVAR_DRAW_SIDES,
+        draw_sides=DRAW_SIDES,
     ),
 }
 VAR_PRESETS = {
-    "default": SamplingSettings(guidance=1.5, guidance_schedule="ramp", top_k=900, top_p=0.96),
-    "smooth": SamplingSettings(
-        guidance=4.0, guidance_schedule="ramp", top_k=900, top_p=0.95, soft=True
-    ),
+    "default": _preset(guidance=1.5, guidance_schedule="ramp", top_k=900, top_p=0.96),
+    "smooth": _preset(guidance=4.0, guidance_schedule="ramp", top_k=900, top_p=0.95, soft=True),
 }
 
 
@@ -84,7 +84,7 @@ def convert(
     except (ValueError, IndexError, ZeroDivisionError) as error:
         raise _misshapen(source, error) from None
     config: dict[str, Any] = {"tokenizer": parts.spec}
-    presets: dict[str, SamplingSettings] = {}
+    presets: dict[str, SamplerSpec] = {}
     trained = None
     model_weights: State | None = None
     if model_file is not None:
@@ -128,7 +128,7 @@ def convert(
     for module in built.modules():
         module.eval()
     checkpoint = CheckpointConfig(model=model_config, presets=presets, trained=trained)
-    return Pipeline(built, checkpoint, presets.get("default", SamplingSettings())).to("cpu")
+    return Pipeline(built, checkpoint).to("cpu")
 
 
 def _misshapen(source: object, error: Exception) -> CheckpointError:
