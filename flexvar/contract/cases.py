@@ -5,13 +5,14 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cache
 from itertools import product
-from typing import Any
+from typing import Any, Literal, get_args
 
 from flexvar.contract import models, positions, schedules, tokenizers
 from flexvar.contract.combination import Combination
 from flexvar.contract.measure import ContractViolation
-from flexvar.contract.variant import Options, Variant, partners, variants
+from flexvar.contract.variant import Options, Variant, variants
 from flexvar.errors import FlexvarError, PluginError
 from flexvar.plugin import KINDS, Kind, Registry, default_registry
 from flexvar.plugin.registry import FIRST_PARTY
@@ -29,6 +30,9 @@ OF_MODELS = (
 )
 # Kinds whose components are tried in every combination.
 COMBINED: tuple[Kind, ...] = ("tokenizer", "backbone", "position", "schedule")
+Partners = Literal["first-party", "installed"]
+# The entry point of the parts that every installation has.
+BUILTIN = "builtin"
 ALONE: dict[Kind, tuple[Callable[[Any], None], ...]] = {
     "tokenizer": (
         tokenizers.encoding_is_deterministic,
@@ -77,29 +81,29 @@ def cases(
     registry: Registry | None = None,
     options: Options | None = None,
     random_layouts: int = 3,
+    partners: Partners = "first-party",
 ) -> list[Case]:
     """All cases of a component, of all of a kind, or of all there are.
 
     options: of the component, instead of its ``contract_options``. random_layouts: how many
-    beside the fixed ones.
-    Raises `FlexvarError` for a component that cannot be had or refuses its options; a partner
-    of which that is true is left out with a warning.
+    beside the fixed ones. partners: what it is tried with: what every flexvar has and what comes
+    with it in its own distribution, or all that is installed.
+    Raises `FlexvarError` for a component that cannot be had or refuses its options. A partner of
+    which that is true, or which breaks the contract itself, is left out with a warning.
     """
     registry = registry or default_registry()
     if kind is None and (name is not None or options is not None):
         raise FlexvarError("contract: a name or options need a kind, " + " or ".join(KINDS) + ".")
     if options is not None and name is None:
         raise FlexvarError("contract: options are of one component; give its name.")
-    everything = {one: partners(registry, one) for one in COMBINED}
-    own = {FIRST_PARTY} | ({registry.find(kind, name).distribution} if kind and name else set())
-    pool = {
-        one: [part for part in members if _is_sound(part, own, everything, registry)]
-        for one, members in everything.items()
-    }
+    if partners not in get_args(Partners):
+        ways = " or ".join(map(repr, get_args(Partners)))
+        raise FlexvarError(f"contract: partners={partners!r}; expected {ways}.")
     found: dict[str, Case] = {}
     for one in (kind,) if kind else COMBINED:
-        names = [part.name for part in everything[one]] if name is None else [name]
-        for part in (v for n in names for v in variants(registry, one, n, options)):
+        names = registry.names(one) if name is None else [name]
+        for part in (v for n in names for v in _variants(registry, one, n, options, name)):
+            pool = _pool(part, partners, registry)
             for case in _cases_of(part, pool, registry, random_layouts):
                 found.setdefault(str(case), case)
     return list(found.values())
@@ -112,9 +116,17 @@ def check(
     registry: Registry | None = None,
     options: Options | None = None,
     random_layouts: int = 3,
+    partners: Partners = "first-party",
 ) -> None:
     """Run all cases of a component. Raises `ContractViolation` that lists those that fail."""
-    tried = cases(kind, name, registry=registry, options=options, random_layouts=random_layouts)
+    tried = cases(
+        kind,
+        name,
+        registry=registry,
+        options=options,
+        random_layouts=random_layouts,
+        partners=partners,
+    )
     violations: list[ContractViolation] = []
     for case in tried:
         try:
@@ -128,40 +140,87 @@ def check(
         ) from violations[0].__cause__
 
 
-def _is_sound(
-    part: Variant, own: set[str], pool: dict[Kind, list[Variant]], registry: Registry
-) -> bool:
-    """Whether a partner may judge others: one that is not one's own keeps the contract itself.
+def _variants(
+    registry: Registry, kind: Kind, name: str, options: Options | None, asked: str | None
+) -> list[Variant]:
+    """The variants of a component; one that was not asked for by name only warns."""
+    try:
+        return variants(registry, kind, name, options)
+    except FlexvarError as error:
+        if asked is not None:
+            raise
+        warnings.warn(f"The contract goes without {kind} {name!r}: {error}", stacklevel=4)
+        return []
+
+
+def _pool(part: Variant, partners: Partners, registry: Registry) -> dict[Kind, list[Variant]]:
+    """Whom a part is tried with, by kind: the built-in parts first.
+
+    A further variant of a component, and a part of the zoo, meet one position embedding of each
+    sort instead of all.
+    """
+    own = registry.find(part.kind, part.name).distribution
+    found: dict[Kind, list[Variant]] = {}
+    for kind in COMBINED:
+        found[kind] = _builtin(registry, kind)
+        for name in registry.names(kind):
+            its = registry.find(kind, name)
+            if its.plugin == BUILTIN and its.distribution == FIRST_PARTY:
+                continue
+            wanted = partners == "installed" or (its.distribution == own != FIRST_PARTY)
+            if wanted and (kind, name) != (part.kind, part.name):
+                found[kind] += _sound(registry, kind, name)
+    its = registry.find(part.kind, part.name)
+    further = its.distribution == FIRST_PARTY and its.plugin != BUILTIN
+    if further or part.label != part.name:
+        sorts = {getattr(one.cls, "provides", None): one for one in reversed(found["position"])}
+        found["position"] = list(sorts.values())[::-1]
+    return found
+
+
+@cache
+def _builtin_of(registry: Registry, kind: Kind) -> tuple[Variant, ...]:
+    names = [p.component.name for p in registry.components if p.kind == kind]
+    its = {n: registry.find(kind, n) for n in dict.fromkeys(names)}
+    mine = [n for n, p in its.items() if (p.distribution, p.plugin) == (FIRST_PARTY, BUILTIN)]
+    return tuple(variants(registry, kind, name)[0] for name in sorted(mine))
+
+
+def _builtin(registry: Registry, kind: Kind) -> list[Variant]:
+    """The first variant of every part that flexvar itself brings."""
+    return list(_builtin_of(registry, kind))
+
+
+@cache
+def _sound(registry: Registry, kind: Kind, name: str) -> tuple[Variant, ...]:
+    """A partner's first variant, if it keeps the contract itself with the built-in parts.
 
     Else a broken neighbour, which happens to be installed, would turn sound components red.
     """
-
-    def distribution(one: Variant) -> str:
-        return registry.find(one.kind, one.name).distribution
-
-    if distribution(part) in own:
-        return True
-    trusted = {
-        kind: [one for one in members if distribution(one) == FIRST_PARTY]
-        for kind, members in pool.items()
-    }
+    try:
+        part = variants(registry, kind, name)[0]
+    except FlexvarError as error:
+        warnings.warn(f"The contract goes without {kind} {name!r}: {error}", stacklevel=5)
+        return ()
+    trusted = {one: _builtin(registry, one)[:2] for one in COMBINED}
     for case in _cases_of(part, trusted, registry, 0):
         try:
             case.run()
         except ContractViolation as violation:
             warnings.warn(
-                f"The contract goes without {part.kind} {part.name!r}, which breaks it: "
-                f"{violation}",
-                stacklevel=4,
+                f"The contract goes without {kind} {name!r}, which breaks it: {violation}",
+                stacklevel=5,
             )
-            return False
-    return True
+            return ()
+    return (part,)
 
 
 def _cases_of(
     part: Variant, pool: dict[Kind, list[Variant]], registry: Registry, random_layouts: int
 ) -> list[Case]:
-    found = [Case(part.label, invariant, part) for invariant in ALONE[part.kind]]
+    found = [Case(part.label, invariant, part) for invariant in ALONE.get(part.kind, ())]
+    if part.kind not in COMBINED:
+        return found
     pool = {**pool, part.kind: [part]}
     for kind, members in pool.items():
         if not members:

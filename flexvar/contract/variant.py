@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -76,15 +75,4 @@ def variants(
                 f"{kind} {name!r} cannot be tried with the options {dict(variant.options)}; give "
                 f"the class the attribute contract_options, or options=. {error}"
             ) from None
-    return found
-
-
-def partners(registry: Registry, kind: Kind) -> list[Variant]:
-    """The first variant of every component of a kind; one that cannot be had only warns."""
-    found = []
-    for name in registry.names(kind):
-        try:
-            found.append(variants(registry, kind, name)[0])
-        except FlexvarError as error:
-            warnings.warn(f"The contract goes without {kind} {name!r}: {error}", stacklevel=4)
     return found

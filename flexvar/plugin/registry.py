@@ -32,11 +32,12 @@ FIRST_PARTY = "flexvar"
 
 @dataclass(frozen=True, slots=True)
 class Provided:
-    """A component and the distribution it comes from."""
+    """A component and where it comes from: distribution, and the entry point of its manifest."""
 
     kind: Offer
     component: Component
     distribution: str
+    plugin: str = ""
 
     @property
     def qualified(self) -> str:
@@ -207,7 +208,9 @@ class Registry:
                     except BaseException as error:
                         failures.append(self._failure(source, error))
                         continue
-                    provided += [Provided(kind, r, source.distribution) for r in records]
+                    provided += [
+                        Provided(kind, r, source.distribution, source.name) for r in records
+                    ]
         provided.sort(key=lambda p: (p.kind, p.distribution != FIRST_PARTY, p.qualified))
         failures += _clashes(provided)
         return tuple(provided), tuple(sorted(failures, key=lambda f: f.plugin))

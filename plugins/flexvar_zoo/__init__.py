@@ -12,4 +12,18 @@ _HERE = "flexvar_zoo"
 @hookimpl
 def flexvar_backbones() -> Iterable[Component]:
     """Backbones of other papers."""
-    return ()
+    yield Component(
+        name="markov",
+        target=f"{_HERE}.backbones.markov:MarkovBackbone",
+        summary="HMAR, Markov-VAR: each scale sees the one before it alone; nothing grows",
+    )
+    yield Component(
+        name="mvar",
+        target=f"{_HERE}.backbones.mvar:MvarBackbone",
+        summary="M-VAR: attention inside a scale, Mamba-2 across scales",
+    )
+    yield Component(
+        name="delta",
+        target=f"{_HERE}.backbones.delta:DeltaBackbone",
+        summary="Gated DeltaNet: the gated delta rule, with attention in every n-th block or none",
+    )

@@ -35,23 +35,25 @@ class BlockConfig(Protocol):
 
 
 class AdaLnBlock(nn.Module):
-    """A block of two branches: x += gate * branch(norm(x) * scale + shift), for each.
+    """A block of branches, two unless told: x += gate * branch(norm(x) * scale + shift), for each.
 
     With ``shared_modulation`` AdaLN is one projection for all blocks (`AdaLnBackbone`), of which a
-    block keeps only an offset (6,D). mlp: whether the second branch is an MLP (Linear, GELU,
-    Linear).
+    block keeps only an offset (6,D): for each branch a gate, a scale and a shift. mlp: whether the
+    last branch is an MLP (Linear, GELU, Linear).
     """
 
-    def __init__(self, config: BlockConfig, number: int, *, mlp: bool = True) -> None:
+    def __init__(
+        self, config: BlockConfig, number: int, *, mlp: bool = True, branches: int = 2
+    ) -> None:
         super().__init__()
-        width = config.width
+        width, self.branches = config.width, branches
         self.drop_path = config.drop_path * number / max(config.depth - 1, 1)
         self.modulation: nn.Linear | None = None
         self.modulation_offset: nn.Parameter | None = None
         if config.shared_modulation:
-            self.modulation_offset = nn.Parameter(torch.empty(6, width))
+            self.modulation_offset = nn.Parameter(torch.empty(3 * branches, width))
         else:
-            self.modulation = nn.Linear(width, 6 * width)
+            self.modulation = nn.Linear(width, 3 * branches * width)
         if mlp:
             inner = round(width * config.mlp_ratio)
             self.mlp_in = Linear(width, inner, gelu=True)
@@ -63,26 +65,28 @@ class AdaLnBlock(nn.Module):
         linears = [module for module in self.children() if isinstance(module, nn.Linear)]
         for linear in linears:
             truncated_normal(linear, config)
-        factors = torch.tensor([config.init_gate] * 2 + [config.init_modulation] * 4)
+        gates, others = [config.init_gate], [config.init_modulation]
+        factors = torch.tensor(gates * self.branches + others * 2 * self.branches)
         if self.modulation is not None:
             rows = factors.to(self.modulation.weight.device)
-            self.modulation.weight.unflatten(0, (6, -1)).mul_(rows[:, None, None])
+            self.modulation.weight.unflatten(0, (len(rows), -1)).mul_(rows[:, None, None])
         elif self.modulation_offset is not None:
             nn.init.normal_(self.modulation_offset, std=1 / math.sqrt(config.width))
             self.modulation_offset.mul_(factors.to(self.modulation_offset.device)[:, None])
         if hasattr(self, "mlp_out"):
             self.mlp_out.weight.mul_(shrink(config))
 
-    def modulate(self, cond_BD: Tensor, shared_B6D: Tensor | None) -> tuple[Branch, Branch]:
-        """What a condition does to both branches; constant over one generation."""
+    def modulate(self, cond_BD: Tensor, shared_B6D: Tensor | None) -> tuple[Branch, ...]:
+        """What a condition does to the branches; constant over one generation."""
         if self.modulation is not None:
-            values_B6D = self.modulation(F.silu(cond_BD)).unflatten(-1, (6, -1))
+            values_B6D = self.modulation(F.silu(cond_BD)).unflatten(-1, (3 * self.branches, -1))
         else:
             assert shared_B6D is not None
             assert self.modulation_offset is not None
             values_B6D = shared_B6D + self.modulation_offset
-        gate1, gate2, scale1, scale2, shift1, shift2 = values_B6D.unsqueeze(1).unbind(2)
-        return Branch(gate1, 1 + scale1, shift1), Branch(gate2, 1 + scale2, shift2)
+        gates, scales, shifts = values_B6D.unsqueeze(1).unflatten(2, (3, -1)).unbind(2)
+        parts = zip(gates.unbind(2), scales.unbind(2), shifts.unbind(2), strict=True)
+        return tuple(Branch(gate, 1 + scale, shift) for gate, scale, shift in parts)
 
     def mlp(self, x_BLD: Tensor) -> Tensor:
         """Linear, GELU (tanh), linear; each token by itself. (B,L,D) -> (B,L,D)."""
@@ -106,17 +110,19 @@ class AdaLnBackbone(nn.Module):
         self.blocks = nn.ModuleList(blocks)
         self.shared_modulation: nn.Linear | None = None
         if config.shared_modulation:
-            self.shared_modulation = nn.Linear(config.width, 6 * config.width)
+            values = 3 * blocks[0].branches
+            self.shared_modulation = nn.Linear(config.width, values * config.width)
             truncated_normal(self.shared_modulation, config)
         for block in blocks:
             block.initialise(config)
 
-    def modulations(self, cond_BD: Tensor) -> list[tuple[Branch, Branch]]:
+    def modulations(self, cond_BD: Tensor) -> list[tuple[Branch, ...]]:
         """The AdaLN values of every block under a condition (B,D)."""
+        blocks = list(cast(Iterable[AdaLnBlock], self.blocks))
         shared_B6D = None
         if self.shared_modulation is not None:
-            shared_B6D = self.shared_modulation(F.silu(cond_BD)).unflatten(-1, (6, -1))
-        blocks = cast(Iterable[AdaLnBlock], self.blocks)
+            values = 3 * blocks[0].branches
+            shared_B6D = self.shared_modulation(F.silu(cond_BD)).unflatten(-1, (values, -1))
         return [block.modulate(cond_BD, shared_B6D) for block in blocks]
 
 

@@ -149,6 +149,21 @@ def over_scales(
     return torch.cat(parts, dim=1)
 
 
+def inside_scales(
+    attend: Attend,
+    q_BLHd: Tensor,
+    k_BLHd: Tensor,
+    v_BLHd: Tensor,
+    layout: Layout,
+    scale: float,
+) -> Tensor:
+    """Attention of all scales at once, (B,L,H,d): each scale's queries see its own keys alone."""
+    parts = [
+        attend(q_BLHd[:, part], k_BLHd[:, part], v_BLHd[:, part], scale) for part in layout.slices
+    ]
+    return torch.cat(parts, dim=1)
+
+
 def rotate(x_BLHd: Tensor, angle_LR: Tensor) -> Tensor:
     """Channels (i, i + R) of every head turned by the token's i-th angle; the rest unchanged."""
     count = angle_LR.shape[1]

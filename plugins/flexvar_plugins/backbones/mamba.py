@@ -135,7 +135,7 @@ class Block(AdaLnBlock):
                 mixer.initialise(shrink(config))
 
 
-Modulations = list[tuple[Branch, Branch]]
+Modulations = list[tuple[Branch, ...]]
 Gathers = tuple[Tensor | None, ...]
 
 

@@ -65,11 +65,7 @@ class Mixer(nn.Module):
         self.out_proj.weight.mul_(shrink)
         for parameter in (self.conv_weight, self.conv_bias):
             nn.init.uniform_(parameter, -1, 1).div_(math.sqrt(self.conv_weight.shape[1]))
-        self.A_log.uniform_(*RATE_RANGE).log_()
-        low, high = (math.log(bound) for bound in DT_RANGE)
-        dt_H = self.dt_bias.uniform_(low, high).exp().clamp_min(DT_FLOOR)
-        # The inverse of softplus, so that a zero projection gives dt.
-        self.dt_bias.copy_(dt_H + torch.log(-torch.expm1(-dt_H)))
+        start_rates(self.A_log, self.dt_bias)
         nn.init.ones_(self.D)
         nn.init.ones_(self.norm_weight)
 
@@ -83,7 +79,7 @@ class Mixer(nn.Module):
             mixed_BLE, self.conv_weight, self.conv_bias, tail_BTE
         )
         # Every implementation chooses its own precision.
-        with _without_autocast(x_BLD.device):
+        with without_autocast(x_BLD.device):
             inner_BLE, write_BLN, read_BLN = mixed_BLE.split(self.convolution_sizes, dim=-1)
             inputs = ssd.Inputs(
                 x_BLHd=inner_BLE.unflatten(-1, (-1, self.head_dim)),
@@ -100,7 +96,18 @@ class Mixer(nn.Module):
         return self.out_proj(y_BLE.to(gate_BLE.dtype)), Memory(tail_BTE, state_BHdN)
 
 
-def _without_autocast(device: torch.device) -> AbstractContextManager[object]:
+@torch.no_grad()
+def start_rates(a_log_H: Tensor, dt_bias_H: Tensor) -> None:
+    """The published start of decay rates, in place, and of step sizes at a zero projection."""
+    a_log_H.uniform_(*RATE_RANGE).log_()
+    low, high = (math.log(bound) for bound in DT_RANGE)
+    dt_H = dt_bias_H.uniform_(low, high).exp().clamp_min(DT_FLOOR)
+    # The inverse of softplus, so that a zero projection gives dt.
+    dt_bias_H.copy_(dt_H + torch.log(-torch.expm1(-dt_H)))
+
+
+def without_autocast(device: torch.device) -> AbstractContextManager[object]:
+    """Inside, torch computes in the dtypes it is given."""
     if not torch.amp.is_autocast_available(device.type):
         return nullcontext()  # the meta device, where shapes and operations are counted
     return torch.autocast(device.type, enabled=False)

@@ -134,7 +134,7 @@ class TransformerState:
 
     layout: Layout
     rotate_LR: Tensor | None
-    modulations: list[tuple[Branch, Branch]]
+    modulations: list[tuple[Branch, ...]]
     keys_BLHd: list[Tensor]
     values_BLHd: list[Tensor]
     attend: Attend
@@ -150,11 +150,14 @@ class TransformerBackbone(AdaLnBackbone):
 
     Config: ClassVar[type[ComponentConfig]] = TransformerConfig
     accepts: ClassVar[frozenset[str]] = frozenset({"rotate"})
-    contract_options = (
+    contract_options: ClassVar[tuple[dict[str, Any], ...]] = (
         {"depth": 2, "width": 64, "num_heads": 2},
         {"depth": 2, "width": 64, "shared_modulation": True, "drop_path": 0.2},
         {"depth": 2, "width": 64, "qk_norm": False, "implementation": "eager"},
     )
+
+    # Which keys each scale sees, when all scales are computed at once.
+    over_scales = staticmethod(attention.over_scales)
 
     def __init__(self, config: TransformerConfig, *, facts: Facts) -> None:
         super().__init__()
@@ -188,9 +191,9 @@ class TransformerBackbone(AdaLnBackbone):
         attend = self._kernel(x_BLD)
 
         def attention_over_scales(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-            return attention.over_scales(attend, q, k, v, layout, scale)
+            return self.over_scales(attend, q, k, v, layout, scale)
 
-        def run(block: Block, both: tuple[Branch, Branch], x_BLD: Tensor) -> Tensor:
+        def run(block: Block, both: tuple[Branch, ...], x_BLD: Tensor) -> Tensor:
             q, k, v = self._qkv(block, both[0], x_BLD, position.rotate_LR)
             return self._finish(block, both, x_BLD, attention_over_scales, q, k, v)
 
@@ -246,7 +249,7 @@ class TransformerBackbone(AdaLnBackbone):
     @staticmethod
     def _finish(
         block: Block,
-        both: tuple[Branch, Branch],
+        both: tuple[Branch, ...],
         x_BLD: Tensor,
         attend: Attend,
         q_BLHd: Tensor,

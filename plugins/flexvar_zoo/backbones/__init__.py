@@ -1,0 +1,1 @@
+"""Backbones of other papers."""
