@@ -29,6 +29,16 @@ def test_first_party_on_thirty_random_layouts() -> None:
             case.run()
 
 
+def test_a_broken_neighbour_turns_nobody_red() -> None:
+    registry = with_plugin("backbone", Sound, Leaky)
+    with pytest.raises(FlexvarError, match="partners='all'; expected 'first-party' or 'installed'"):
+        contract.cases("schedule", "ladder", registry=registry, partners="all")
+    with pytest.warns(UserWarning, match="goes without backbone 'leaky', which breaks it"):
+        cases = contract.cases("schedule", "ladder", registry=registry, partners="installed")
+    assert {"leaky" in str(case) for case in cases} == {False}
+    assert any("sound" in str(case) for case in cases)
+
+
 def test_every_component_and_partner_has_its_cases() -> None:
     names = [str(case) for case in contract.cases()]
     assert len(names) == len(set(names))
@@ -330,7 +340,10 @@ def test_a_component_without_its_options_is_an_error_and_a_warning_as_a_partner(
     with pytest.raises(PluginError, match="cannot be tried .* contract_options.*needed: missing"):
         contract.check("backbone", "demanding", registry=registry)
     with pytest.warns(UserWarning, match="goes without backbone 'demanding'"):
-        cases = contract.cases("position", "learned2d", registry=registry)
+        cases = contract.cases("position", "learned2d", registry=registry, partners="installed")
     assert any("sound+learned2d" in str(case) for case in cases)
+    # Unless told, nobody else's part decides over learned2d.
+    cases = contract.cases("position", "learned2d", registry=registry)
+    assert not any("sound" in str(case) or "demanding" in str(case) for case in cases)
     with pytest.raises(PluginError, match="Unknown backbone 'sond'. Did you mean 'sound'"):
         contract.check("backbone", "sond", registry=registry)

@@ -90,7 +90,9 @@ def rule_inputs(length: int, state: bool) -> list[Tensor | None]:
 def test_the_chunked_rule_is_the_reference_with_its_gradients(length: int, state: bool) -> None:
     found = {}
     for name, rule in delta_rule.RULES.items():
-        leaves = [x if x is None else x.clone().requires_grad_() for x in rule_inputs(length, state)]
+        leaves = [
+            x if x is None else x.clone().requires_grad_() for x in rule_inputs(length, state)
+        ]
         y, after = rule(*leaves)
         (y.sin().sum() + after.cos().sum()).backward()
         found[name] = [y, after, *(x.grad for x in leaves if x is not None)]
