@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from flexvar.components import Condition as Condition
     from flexvar.components import Facts as Facts
+    from flexvar.components import Loss as Loss
     from flexvar.components import Pairs as Pairs
     from flexvar.components import Position as Position
     from flexvar.components import PrefixBackbone as PrefixBackbone
@@ -40,6 +41,7 @@ _HOMES = {
     "FlexvarError": "flexvar.errors",
     "Grid": "flexvar.layout",
     "Layout": "flexvar.layout",
+    "Loss": "flexvar.components",
     "ModelConfig": "flexvar.config",
     "NextScaleModel": "flexvar.model",
     "Pairs": "flexvar.components",

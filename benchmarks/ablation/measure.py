@@ -89,7 +89,7 @@ def validation(
     pipe: Pipeline, data: Mapping[str, Any], layout: Layout, limit: int
 ) -> dict[str, Any]:
     """Loss (nats) and error rate of held-out tokens: by scale, of all, and of the last scale."""
-    from flexvar.training.model_stage import scale_figures, token_losses
+    from flexvar.metrics.token_loss import scale_figures, token_losses
 
     held_out = open_data(DataConfig.model_validate(dict(data)), "val")
     sums: dict[str, float] = {}

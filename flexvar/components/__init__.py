@@ -26,6 +26,7 @@ from flexvar.components.backbone import Backbone, PrefixBackbone, PrefixConfig, 
 from flexvar.components.conditioner import Condition, Conditioner
 from flexvar.components.facts import Facts, TokenSpace
 from flexvar.components.implementation import Kernel
+from flexvar.components.loss import Loss
 from flexvar.components.objective import Objective, Pairs
 from flexvar.components.position import Position, PositionEmbedding
 from flexvar.components.sampler import Candidate, Predictor, Sampler
@@ -39,6 +40,7 @@ __all__ = [
     "Conditioner",
     "Facts",
     "Kernel",
+    "Loss",
     "Objective",
     "Pairs",
     "Position",

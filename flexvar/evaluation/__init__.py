@@ -8,11 +8,11 @@
     pipe = Pipeline.from_pretrained("photos")
     offline_figures(pipe, "photos", num=10, seed=0)["frechet"]
 
-`flexvar.evaluation.measures` holds the measures as functions of features; `samples` makes and
+`flexvar.metrics.distances` holds the measures as functions of features; `samples` makes and
 checks sets of samples; `evaluate` is what ``flexvar evaluate`` runs.
 """
 
-from flexvar.evaluation.measures import frechet_distance, inception_score, precision_recall
 from flexvar.evaluation.offline import offline_figures
+from flexvar.metrics.distances import frechet_distance, inception_score, precision_recall
 
 __all__ = ["frechet_distance", "inception_score", "offline_figures", "precision_recall"]

@@ -14,12 +14,6 @@ from typing import Any
 
 from flexvar.errors import FlexvarError
 from flexvar.evaluation.inception import Features, Inception, Pictures, cache_path
-from flexvar.evaluation.measures import (
-    frechet_distance,
-    inception_score,
-    precision_recall,
-    statistics,
-)
 from flexvar.evaluation.offline import (
     Reference,
     check_classes,
@@ -32,6 +26,12 @@ from flexvar.evaluation.offline import (
 from flexvar.evaluation.sampler import BATCH, Advance, Sampler, check_counts, make
 from flexvar.evaluation.samples import SampleSet
 from flexvar.files import read_json, write_json
+from flexvar.metrics.distances import (
+    frechet_distance,
+    inception_score,
+    precision_recall,
+    statistics,
+)
 from flexvar.pipeline import Pipeline
 from flexvar.resolve import Steps
 

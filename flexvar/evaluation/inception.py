@@ -15,8 +15,8 @@ from flexvar.data import Key, open_data, ordered_batches
 from flexvar.data.config import DataConfig
 from flexvar.data.sampler import shuffled
 from flexvar.errors import FlexvarError
-from flexvar.evaluation.measures import Statistics
 from flexvar.files import whole_file
+from flexvar.metrics.distances import Statistics
 
 INSTALL = "pip install 'flexvar[metrics]'"
 WEIGHTS = (

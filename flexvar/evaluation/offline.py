@@ -15,7 +15,7 @@ from flexvar.data import DataConfig, Dataset, Key, open_data, ordered_batches
 from flexvar.data.sampler import shuffled
 from flexvar.errors import FlexvarError
 from flexvar.evaluation.classifier import STEPS, Classifier, Seen, classifier_for
-from flexvar.evaluation.measures import frechet_distance, precision_recall, statistics
+from flexvar.metrics.distances import frechet_distance, precision_recall, statistics
 from flexvar.pipeline import Pipeline
 from flexvar.resolve import Steps
 

@@ -98,7 +98,7 @@ def flexvar_objectives() -> Iterable[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def flexvar_losses() -> Iterable[Component]:  # type: ignore[empty-body]
-    """Losses of tokenizer training: picture and reconstruction -> one number per image.
+    """Losses of tokenizer training: reconstruction and picture -> one number (`flexvar.Loss`).
 
     ::
 

@@ -11,6 +11,7 @@ from accelerate.utils import broadcast
 from einops import rearrange
 from torch import Tensor, nn
 
+from flexvar.metrics.perplexity import code_counts, perplexity
 from flexvar.training.recipe import CodebookConfig
 
 # Lloyd's iterations; the codebook goes on learning afterwards.
@@ -82,17 +83,6 @@ class CodebookCare:
         """Share of codes in use, and perplexity: how many evenly used codes would be as rich."""
         alive = (self.use_V >= self.config.revive_below / len(self.use_V)).float().mean()
         return float(alive), perplexity(self.use_V)
-
-
-def code_counts(maps: Sequence[Tensor], vocab_size: int) -> Tensor:
-    """How often each code stands in the maps, (V,) int64."""
-    return torch.bincount(torch.cat([map_Bhw.flatten() for map_Bhw in maps]), minlength=vocab_size)
-
-
-def perplexity(counts_V: Tensor) -> float:
-    """exp of the entropy of the codes' distribution, in [1,V]."""
-    share = counts_V.double() / counts_V.sum()
-    return float(torch.special.entr(share).sum().exp())
 
 
 def gathered(vectors: Sequence[Tensor], accelerator: Accelerator) -> Tensor:

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from flexvar import images as pictures
 from flexvar.layout import Layout
+from flexvar.metrics.perplexity import code_counts, perplexity
+from flexvar.metrics.picture import SSIM_WINDOW, psnr, ssim
 from flexvar.pipeline import Pipeline
-from flexvar.training.codebook import code_counts, perplexity
-from flexvar.training.losses import SSIM_WINDOW, psnr, resized, ssim
+from flexvar.training.losses import resized
 
 
 @torch.inference_mode()

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor, nn
@@ -23,6 +22,7 @@ from flexvar.config import ModelConfig
 from flexvar.data import Batch, ordered_batches
 from flexvar.errors import FlexvarError
 from flexvar.layout import Layout
+from flexvar.metrics.token_loss import scale_figures, token_losses
 from flexvar.model import NextScaleModel
 from flexvar.pipeline import Pipeline
 from flexvar.sequence import targets, teacher_forcing
@@ -265,25 +265,3 @@ class ModelStage(Stage):
                 "so its tokens mean something else. Bring the old ones back, or start a new run "
                 "with another --out."
             )
-
-
-def token_losses(logits_BLV: Tensor, tokens_BL: Tensor) -> Tensor:
-    """Cross-entropy (B,L) in nats."""
-    losses = F.cross_entropy(logits_BLV.flatten(0, 1), tokens_BL.flatten(), reduction="none")
-    return losses.view(tokens_BL.shape)
-
-
-@torch.no_grad()
-def scale_figures(
-    losses_BL: Tensor, logits_BLV: Tensor, tokens_BL: Tensor, layout: Layout
-) -> Metrics:
-    """Mean loss and accuracy (in [0,1]) of every scale, of all tokens, and of the last scale."""
-    right_BL = (logits_BLV.argmax(dim=-1) == tokens_BL).float()
-    figures = {"accuracy": right_BL.mean()}
-    for grid, part in zip(layout, layout.slices, strict=True):
-        figures[f"loss/{grid}"] = losses_BL[:, part].mean()
-        figures[f"accuracy/{grid}"] = right_BL[:, part].mean()
-    last = layout.slices[-1]
-    figures["last_loss"] = losses_BL[:, last].mean()
-    figures["last_accuracy"] = right_BL[:, last].mean()
-    return figures

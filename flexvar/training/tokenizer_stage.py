@@ -21,11 +21,12 @@ from flexvar.config import ModelConfig
 from flexvar.data import Batch, ordered_batches
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid
+from flexvar.metrics.picture import psnr
 from flexvar.pipeline import Pipeline
 from flexvar.training.adversarial import PatchDiscriminator, discriminator_loss, generator_loss
 from flexvar.training.codebook import CodebookCare, gathered
 from flexvar.training.figures import reconstruction_table, tokenizer_figures
-from flexvar.training.losses import WeightedLosses, psnr, resized, skipped_grids
+from flexvar.training.losses import WeightedLosses, resized, skipped_grids
 from flexvar.training.optimiser import Ema, freeze, peak_rate
 from flexvar.training.recipe import TokenizerRecipe
 from flexvar.training.stage import (

@@ -117,3 +117,33 @@ def flexvar_samplers() -> Iterable[Component]:
         target=f"{_HERE}.samplers.best_of:BestOfSampler",
         summary="Several draws per scale, of which the best stays: by likelihood or a verifier",
     )
+
+
+@hookimpl
+def flexvar_losses() -> Iterable[Component]:
+    """How far a reconstruction is from its picture, for the training of tokenizers."""
+    yield Component(
+        name="l1",
+        target=f"{_HERE}.losses.pixels:L1",
+        summary="Mean absolute difference of pixels",
+    )
+    yield Component(
+        name="l2",
+        target=f"{_HERE}.losses.pixels:L2",
+        summary="Mean squared difference of pixels",
+    )
+    yield Component(
+        name="laplacian",
+        target=f"{_HERE}.losses.pixels:Laplacian",
+        summary="Mean absolute difference of Laplacian pyramids: detail counts as much as tone",
+    )
+    yield Component(
+        name="ssim",
+        target=f"{_HERE}.losses.pixels:Ssim",
+        summary="1 - SSIM: local brightness, contrast and structure",
+    )
+    yield Component(
+        name="lpips",
+        target=f"{_HERE}.losses.lpips:Lpips",
+        summary="Distance of deep features; needs the package lpips and its weights",
+    )

@@ -8,7 +8,7 @@ from flexvar.errors import FlexvarError
 from flexvar.evaluation import offline_figures
 from flexvar.evaluation.inception import Inception
 from flexvar.evaluation.offline import reconstruction_figures, reference
-from flexvar.training.losses import psnr
+from flexvar.metrics.picture import psnr
 
 WIDE = DataConfig(source="digits", size=(16, 32))
 

@@ -12,7 +12,8 @@ from torch import nn
 from flexvar import Grid
 from flexvar.build import build
 from flexvar.components import TrainableTokenizer
-from flexvar.training.codebook import CodebookCare, code_counts, kmeans, perplexity
+from flexvar.metrics.perplexity import code_counts, perplexity
+from flexvar.training.codebook import CodebookCare, kmeans
 from flexvar.training.recipe import CodebookConfig
 
 from .conftest import CNN

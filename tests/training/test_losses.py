@@ -7,10 +7,12 @@ import math
 import pytest
 import torch
 
+import flexvar
 from flexvar import FlexvarError
-from flexvar.config import ComponentConfig
+from flexvar.metrics.picture import psnr, ssim
+from flexvar.plugin import Registry, default_registry
 from flexvar.training.adversarial import PatchDiscriminator, discriminator_loss, generator_loss
-from flexvar.training.losses import LOSSES, WeightedLosses, psnr, resized, skipped_grids, ssim
+from flexvar.training.losses import WeightedLosses, resized, skipped_grids
 from flexvar.training.recipe import AdversarialConfig, LossSpec
 
 
@@ -67,7 +69,7 @@ def test_a_loss_below_its_resolution_is_refused() -> None:
 
 
 def test_an_unknown_loss_names_the_choices() -> None:
-    with pytest.raises(FlexvarError, match=r"losses\.0: there is no loss 'vgg'.*laplacian"):
+    with pytest.raises(FlexvarError, match=r"losses\.0: Unknown loss 'vgg'.*laplacian"):
         build("vgg")
     with pytest.raises(FlexvarError, match=r"losses\.1: l1 stands twice"):
         build("l1", "l1")
@@ -84,10 +86,47 @@ def test_lpips_without_weights_is_an_error(tmp_path) -> None:  # type: ignore[no
         WeightedLosses([LossSpec(name="lpips", options=options)])
 
 
+class Edges(flexvar.Loss):
+    """A third party's loss: horizontal edges."""
+
+    class Config(flexvar.ComponentConfig):
+        gain: float = 1.0
+
+    smallest = 2
+
+    def forward(self, image_B3HW, target_B3HW):  # type: ignore[no-untyped-def]
+        return self.config.gain * (image_B3HW - target_B3HW).diff(dim=-1).abs().mean()
+
+
+class EdgesPlugin:
+    @staticmethod
+    @flexvar.hookimpl
+    def flexvar_losses():  # type: ignore[no-untyped-def]
+        yield flexvar.Component(name="edges", target=f"{__name__}:Edges")
+        yield flexvar.Component(name="odd", target=f"{__name__}:build")
+
+
+def test_a_third_partys_loss_is_named_like_any_other() -> None:
+    registry = Registry()
+    registry.add(EdgesPlugin, name="edges", distribution="flexvar-edges")
+    specs = [
+        LossSpec(name="l1"),
+        LossSpec(name="flexvar-edges/edges", weight=0.5, options={"gain": 2.0}),
+    ]
+    flat, steps = torch.zeros(1, 3, 4, 4), torch.tensor([0.0, 1.0, 0.0, 1.0]).expand(1, 3, 4, 4)
+    total, values = WeightedLosses(specs, registry)([steps], [flat])
+    assert values == {"l1": 0.5, "flexvar-edges/edges": 2.0}
+    assert float(total) == 0.5 + 0.5 * 2.0
+    with pytest.raises(FlexvarError, match=r"losses\.0\.options\.gane.*did you mean 'gain'"):
+        WeightedLosses([LossSpec(name="edges", options={"gane": 1})], registry)
+    with pytest.raises(FlexvarError, match="loss 'odd' is .* expected a subclass of flexvar.Loss"):
+        WeightedLosses([LossSpec(name="odd")], registry)
+
+
 def test_every_loss_states_its_smallest_size() -> None:
     for name in ("l1", "l2", "laplacian", "ssim"):
-        config = LOSSES[name].Config
-        part = LOSSES[name](config() if config is not ComponentConfig else ComponentConfig())
+        cls = default_registry().load("loss", name)
+        part = cls(cls.Config())
         side = part.smallest
         assert part(torch.zeros(1, 3, side, side), torch.ones(1, 3, side, side)).isfinite()
 

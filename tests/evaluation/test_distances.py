@@ -11,7 +11,7 @@ import torch
 from sklearn.neighbors import NearestNeighbors
 
 from flexvar.errors import FlexvarError
-from flexvar.evaluation.measures import (
+from flexvar.metrics.distances import (
     frechet_distance,
     inception_score,
     precision_recall,
@@ -66,7 +66,7 @@ def test_inception_score_at_its_ends():
 @pytest.mark.parametrize(("one", "other", "length"), SHAPES)
 def test_precision_and_recall_are_scikit_learns(one, other, length, monkeypatch):
     # In several blocks, as large sets are.
-    monkeypatch.setattr("flexvar.evaluation.measures.BLOCK", 1000)
+    monkeypatch.setattr("flexvar.metrics.distances.BLOCK", 1000)
     samples, real = features(one, length, 0.0, 5), features(other, length, 0.5, 6)
 
     def covered(points, centres):

@@ -1,0 +1,1 @@
+"""Losses of tokenizer training: how far a reconstruction is from its picture."""
