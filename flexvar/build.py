@@ -165,6 +165,16 @@ def shared_weights(module: nn.Module) -> dict[str, str]:
     return again
 
 
+def component(
+    kind: Kind, spec: ComponentSpec, facts: Facts, registry: Registry | None = None
+) -> Any:
+    """One component by itself, as a recipe or a preset names it.
+
+    Raises `FlexvarError` for an unknown component and for options that it does not take.
+    """
+    return choose(registry or default_registry(), kind, spec).build(facts)
+
+
 def choose(
     registry: Registry,
     kind: Kind,

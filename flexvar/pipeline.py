@@ -20,6 +20,7 @@ from flexvar.layout import Layout
 from flexvar.resolve import Label, Steps
 from flexvar.result import Result as Result
 from flexvar.result import pictures
+from flexvar.sequence import fold_scales
 from flexvar.session import Session
 
 
@@ -134,8 +135,6 @@ class Pipeline(Session):
         return pictures if isinstance(image, Tensor) and image.ndim == 4 else pictures[0]
 
     def _and_back(self, image_B3HW: Tensor, layout: Layout) -> Tensor:
-        latent: Tensor | None = None
-        for step, map_Bhw in enumerate(self.tokenizer.encode(image_B3HW, layout)):
-            latent = self.tokenizer.fold(latent, self.tokenizer.lookup(map_Bhw), layout, step)
-        assert latent is not None
+        maps = self.tokenizer.encode(image_B3HW, layout)
+        *_, latent = fold_scales(self.tokenizer, maps, layout)
         return self.decode(latent)

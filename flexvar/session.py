@@ -172,10 +172,7 @@ class Session:
     def describe(self) -> list[str]:
         """What the pipeline is made of, a line per part."""
         config, space = self.config.model, self.tokenizer.space
-        lines = [
-            f"tokenizer  {config.tokenizer.name}: stride {space.stride}, {space.vocab_size} codes "
-            f"of {space.code_dim} numbers"
-        ]
+        lines = [f"tokenizer  {config.tokenizer.name}: stride {space.stride}, {space.describe()}"]
         if config.backbone is not None:
             known = ("depth", "width", "num_heads")
             options = config.backbone.options

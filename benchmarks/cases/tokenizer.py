@@ -16,6 +16,7 @@ from benchmarks.suite import Case, Options, Red, Section, Table
 from flexvar import Pipeline
 from flexvar.data import DataConfig, open_data
 from flexvar.ops.precision import parse_dtype
+from flexvar.sequence import fold_scales
 
 SUITE = "tokenizer"
 SUMMARY = "Encoding and decoding with the bundled tokenizer, PSNR, SSIM and use of codes by scale"
@@ -110,10 +111,7 @@ def check(pipe: Pipeline, images_B3HW: Tensor, layout: Any, dtype: str) -> dict[
 
 def latent_of(pipe: Pipeline, images_B3HW: Tensor, layout: Any) -> Tensor:
     """The quantised latent (B,C,h,w) of pictures in [-1,1]."""
-    latent = None
-    for step, map_Bhw in enumerate(pipe.tokenizer.encode(images_B3HW, layout)):
-        latent = pipe.tokenizer.fold(latent, pipe.tokenizer.lookup(map_Bhw), layout, step)
-    assert latent is not None
+    *_, latent = fold_scales(pipe.tokenizer, pipe.tokenizer.encode(images_B3HW, layout), layout)
     return latent
 
 

@@ -20,6 +20,15 @@ class TokenSpace:
     stride: int
     groups: int = 1
 
+    def describe(self) -> str:
+        """What a token is, in words."""
+        if self.groups == 1:
+            return f"{self.vocab_size} codes of {self.code_dim} numbers"
+        return (
+            f"tokens of {self.groups} parts with {self.vocab_size} values each, codes of "
+            f"{self.code_dim} numbers"
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Facts:

@@ -18,8 +18,8 @@ class Pairs:
     """What one training step shows a model, and what it asks of it.
 
     inputs_BLC: the inputs of scales 2..K, (B, L - tokens of the first grid, C). targets: (B,L)
-    int64, or (B,L,G) for tokens of several parts. weight_BL: weight of each token in the mean, or
-    None for equal ones.
+    int64, or (B,L,G) for tokens of several parts. weight_BL: what each token's loss is multiplied
+    by before the mean over all tokens is taken, (B,L) or (1,L); None is 1.
     """
 
     inputs_BLC: Tensor
@@ -32,8 +32,12 @@ class Objective(Protocol):
     """What a model is trained to do; it has no weights.
 
     ``pairs`` makes inputs and targets of continuous latents (B,C,h,w), the tokenizer's
-    ``features`` of the pictures. ``loss`` gives the loss (B,L) in nats of logits (B,L,V) or
-    (B,L,G,V), summed over the parts of a token.
+    ``features`` of the pictures; all that is random in them is drawn from ``rng``. ``loss`` gives
+    the loss (B,L) in nats of logits (B,L,V) or (B,L,G,V), summed over the parts of a token. On a
+    model that is sure of the targets it is 0.
+
+    Optional: ``again(tokenizer, pairs, logits, layout, rng) -> Pairs | None``, a second pass for
+    the same pictures, made of the logits of the first; its loss is added.
     """
 
     Config: ClassVar[type[ComponentConfig]]

@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from flexvar.components import Tokenizer
 from flexvar.layout import Layout
+from flexvar.metrics.token_loss import token_losses
 from flexvar.model import NextScaleModel
 from flexvar.sequence import targets, teacher_forcing
 
@@ -53,9 +53,9 @@ def nats(
 ) -> Tensor:
     """Log-likelihood (B, classes, K) fp32 of token maps under each class, by scale, in nats.
 
-    maps: one (B,h,w) int64 map per grid. labels: class numbers. Without guidance, temperature
-    or filters: the model's own distribution. One picture and class at a time, in the memory of
-    one.
+    maps: one int64 map per grid, (B,h,w) or (B,h,w,G). labels: class numbers. Without guidance,
+    temperature or filters: the model's own distribution. One picture and class at a time, in the
+    memory of one.
     """
     inputs_BLC, targets_BL = teacher_forcing(tokenizer, maps, layout), targets(maps)
     rows = []
@@ -63,8 +63,7 @@ def nats(
         row = []
         for label in labels:
             label_1 = torch.tensor([label], device=targets_BL.device)
-            logits_LV = model(label_1, inputs_1LC, layout)[0]
-            loss_L = F.cross_entropy(logits_LV, targets_1L[0], reduction="none")
+            loss_L = token_losses(model(label_1, inputs_1LC, layout), targets_1L)[0]
             row.append(torch.stack([-loss_L[part].sum() for part in layout.slices]))
         rows.append(torch.stack(row))
     return torch.stack(rows)

@@ -8,12 +8,15 @@ import torch
 from torch import Tensor
 
 
-def code_counts(maps: Sequence[Tensor], vocab_size: int) -> Tensor:
-    """How often each code stands in the maps, (V,) int64."""
-    return torch.bincount(torch.cat([map_Bhw.flatten() for map_Bhw in maps]), minlength=vocab_size)
+def code_counts(maps: Sequence[Tensor], vocab_size: int, groups: int = 1) -> Tensor:
+    """How often each code stands in the maps, int64: (V,) of (B,h,w), (G,V) of (B,h,w,G)."""
+    parts_NG = torch.cat([tokens.reshape(-1, groups) for tokens in maps])
+    offset_G = torch.arange(groups, device=parts_NG.device) * vocab_size
+    counts = torch.bincount((parts_NG + offset_G).flatten(), minlength=groups * vocab_size)
+    return counts if groups == 1 else counts.view(groups, vocab_size)
 
 
-def perplexity(counts_V: Tensor) -> float:
-    """exp of the entropy of the codes' distribution, in [1,V]."""
-    share = counts_V.double() / counts_V.sum()
-    return float(torch.special.entr(share).sum().exp())
+def perplexity(counts: Tensor) -> float:
+    """exp of the entropy of the codes' distribution, in [1,V]; of (G,V) the mean over the parts."""
+    share = counts.double() / counts.sum(dim=-1, keepdim=True)
+    return float(torch.special.entr(share).sum(dim=-1).exp().mean())

@@ -11,6 +11,7 @@ from accelerate.utils import broadcast
 from einops import rearrange
 from torch import Tensor, nn
 
+from flexvar.components import TokenSpace
 from flexvar.metrics.perplexity import code_counts, perplexity
 from flexvar.training.recipe import CodebookConfig
 
@@ -22,12 +23,13 @@ CHUNK = 8192
 class CodebookCare:
     """Watches how often codes are used over all processes, and puts unused ones back to work.
 
-    use_V: each code's share of all tokens lately; it sums to 1.
+    A codebook is (V,C), or (G,V,C/G): one for each part of a token, over its share of the
+    channels. use_GV: each code's share of all tokens of its part lately; each row sums to 1.
     """
 
-    def __init__(self, config: CodebookConfig, codes: nn.Parameter) -> None:
+    def __init__(self, config: CodebookConfig, space: TokenSpace) -> None:
         self.config = config
-        self.use_V = torch.full((len(codes),), 1 / len(codes), device=codes.device)
+        self.use_GV = torch.full((space.groups, space.vocab_size), 1 / space.vocab_size)
 
     @torch.no_grad()
     def initialise(self, codes: nn.Parameter, vectors_NC: Tensor, seed: int) -> None:
@@ -36,18 +38,24 @@ class CodebookCare:
         vectors_NC: of all processes, the same in each; rank 0 computes and the others are sent
         the result.
         """
-        if self.config.initialise == "kmeans":
-            fresh = kmeans(vectors_NC, len(codes), seed)
-        else:
-            fresh = _pick(vectors_NC, len(codes), torch.Generator().manual_seed(seed))
-        codes.copy_(broadcast(fresh.to(codes)))
+        books_GVC = by_part(codes)
+        parts = vectors_NC.chunk(len(books_GVC), dim=1)
+        for number, (book_VC, part_NC) in enumerate(zip(books_GVC, parts, strict=True)):
+            if self.config.initialise == "kmeans":
+                fresh = kmeans(part_NC, len(book_VC), seed + number)
+            else:
+                source = torch.Generator().manual_seed(seed + number)
+                fresh = _pick(part_NC, len(book_VC), source)
+            book_VC.copy_(broadcast(fresh.to(book_VC)))
 
     @torch.no_grad()
     def observe(self, maps: Sequence[Tensor], accelerator: Accelerator) -> None:
         """Count the codes in the maps of one step, over all processes."""
-        counts_V = code_counts(maps, len(self.use_V)).float()
-        counts_V = accelerator.reduce(counts_V, reduction="sum")
-        self.use_V.lerp_(counts_V / counts_V.sum(), 1 - self.config.memory)
+        groups, vocab_size = self.use_GV.shape
+        counts_GV = code_counts(maps, vocab_size, groups).view(groups, vocab_size).float()
+        counts_GV = accelerator.reduce(counts_GV, reduction="sum")
+        share_GV = counts_GV / counts_GV.sum(dim=1, keepdim=True)
+        self.use_GV.lerp_(share_GV, 1 - self.config.memory)
 
     @torch.no_grad()
     def revive(
@@ -63,26 +71,42 @@ class CodebookCare:
         A revived code starts as a fresh one: its optimiser moments are zero, its average is
         itself, and it counts as evenly used until the next look.
         """
-        dead_V = self.use_V < self.config.revive_below / len(self.use_V)
-        count = int(dead_V.sum())
-        if count == 0:
-            return 0
-        fresh = _pick(vectors_NC, count, torch.Generator().manual_seed(seed))
-        fresh = broadcast(fresh.to(codes))
-        codes[dead_V] = fresh
-        if average is not None:
-            average[dead_V] = fresh
-        for value in optimiser.state.get(codes, {}).values():
-            if isinstance(value, Tensor) and value.shape == codes.shape:
-                value[dead_V] = 0
-        self.use_V[dead_V] = 1 / len(self.use_V)
-        self.use_V /= self.use_V.sum()
-        return count
+        books_GVC, revived = by_part(codes), 0
+        moments = [
+            by_part(value)
+            for value in optimiser.state.get(codes, {}).values()
+            if isinstance(value, Tensor) and value.shape == codes.shape
+        ]
+        parts = vectors_NC.chunk(len(books_GVC), dim=1)
+        for number, (use_V, part_NC) in enumerate(zip(self.use_GV, parts, strict=True)):
+            dead_V = use_V < self.config.revive_below / len(use_V)
+            count = int(dead_V.sum())
+            if count == 0:
+                continue
+            fresh = _pick(part_NC, count, torch.Generator().manual_seed(seed + number))
+            fresh = broadcast(fresh.to(codes))
+            books_GVC[number, dead_V] = fresh
+            if average is not None:
+                by_part(average)[number, dead_V] = fresh
+            for moment_GVC in moments:
+                moment_GVC[number, dead_V] = 0
+            use_V[dead_V] = 1 / len(use_V)
+            use_V /= use_V.sum()
+            revived += count
+        return revived
 
     def usage(self) -> tuple[float, float]:
-        """Share of codes in use, and perplexity: how many evenly used codes would be as rich."""
-        alive = (self.use_V >= self.config.revive_below / len(self.use_V)).float().mean()
-        return float(alive), perplexity(self.use_V)
+        """Share of codes in use, and perplexity: how many evenly used codes would be as rich.
+
+        Of tokens of several parts, the mean over the parts.
+        """
+        alive = (self.use_GV >= self.config.revive_below / self.use_GV.shape[1]).float().mean()
+        return float(alive), perplexity(self.use_GV)
+
+
+def by_part(codes: Tensor) -> Tensor:
+    """A codebook, or what goes with it, as one of every part: (V,C) -> (1,V,C), a view."""
+    return codes if codes.ndim == 3 else codes[None]
 
 
 def gathered(vectors: Sequence[Tensor], accelerator: Accelerator) -> Tensor:

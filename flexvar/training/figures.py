@@ -9,11 +9,11 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
-from flexvar import images as pictures
-from flexvar.layout import Layout
+from flexvar.images import sheets
 from flexvar.metrics.perplexity import code_counts, perplexity
 from flexvar.metrics.picture import SSIM_WINDOW, psnr, ssim
 from flexvar.pipeline import Pipeline
+from flexvar.sequence import decode_scales
 from flexvar.training.losses import resized
 
 
@@ -26,16 +26,21 @@ def tokenizer_figures(
     batches: pictures (B,3,H,W) in [-1,1], of the pipeline's size unless ``size`` is given,
     (height, width) in pixels. What is decoded after each scale
     is compared with the picture at that size. SSIM is left out below its window. The figures of
-    the last grid stand under their bare names too.
+    the last grid stand under their bare names too. Of tokens of several parts, use and perplexity
+    are the mean over the parts.
     """
-    layout = pipe.layout(size, warn=False)
-    counts = [torch.zeros(pipe.tokenizer.space.vocab_size, dtype=torch.int64) for _ in layout]
+    layout, space = pipe.layout(size, warn=False), pipe.tokenizer.space
+    counts = [torch.zeros(space.groups, space.vocab_size, dtype=torch.int64) for _ in layout]
     sums: dict[str, float] = {}
     seen = 0
     for batch in batches:
         images = batch.to(pipe.device)
         seen += len(images)
-        for grid, picture in zip(layout, pyramid(pipe, images, layout, counts), strict=True):
+        maps = pipe.tokenizer.encode(images, layout)
+        for count_GV, tokens in zip(counts, maps, strict=True):
+            count_GV += code_counts([tokens.cpu()], space.vocab_size, space.groups)
+        pictures = decode_scales(pipe.tokenizer, maps, layout)
+        for grid, picture in zip(layout, pictures, strict=True):
             target = resized(images, picture.shape[-2:])
             figures = {"psnr": psnr(picture, target)}
             if min(picture.shape[-2:]) >= SSIM_WINDOW:
@@ -44,9 +49,9 @@ def tokenizer_figures(
                 key = f"{name}/{grid}"
                 sums[key] = sums.get(key, 0.0) + float(value_B.sum())
     result = {key: value / max(seen, 1) for key, value in sums.items()}
-    for grid, count_V in zip(layout, counts, strict=True):
-        result[f"usage/{grid}"] = float((count_V > 0).float().mean())
-        result[f"perplexity/{grid}"] = perplexity(count_V)
+    for grid, count_GV in zip(layout, counts, strict=True):
+        result[f"usage/{grid}"] = float((count_GV > 0).float().mean())
+        result[f"perplexity/{grid}"] = perplexity(count_GV)
     return result | {key: result[f"{key}/{layout.last}"] for key in ("psnr", "usage", "perplexity")}
 
 
@@ -55,19 +60,7 @@ def reconstruction_table(pipe: Pipeline, images_B3HW: Tensor) -> Image.Image:
     """A row per picture in [-1,1]: itself, then what is decoded after every scale."""
     images = images_B3HW.to(pipe.device)
     size = [int(side) for side in images.shape[-2:]]
-    made = pyramid(pipe, images, pipe.layout(warn=False))
+    layout = pipe.layout(warn=False)
+    made = decode_scales(pipe.tokenizer, pipe.tokenizer.encode(images, layout), layout)
     columns = [images, *(F.interpolate(picture, size=size, mode="nearest") for picture in made)]
-    return pictures.table(torch.stack(columns, dim=1))
-
-
-def pyramid(
-    pipe: Pipeline, images_B3HW: Tensor, layout: Layout, counts: list[Tensor] | None = None
-) -> list[Tensor]:
-    """What is decoded after every scale; the codes are added to ``counts`` if given."""
-    tokenizer, latent, result = pipe.tokenizer, None, []
-    for step, map_Bhw in enumerate(tokenizer.encode(images_B3HW, layout)):
-        latent = tokenizer.fold(latent, tokenizer.lookup(map_Bhw), layout, step)
-        result.append(tokenizer.decode(latent))
-        if counts is not None:
-            counts[step] += code_counts([map_Bhw.cpu()], len(counts[step]))
-    return result
+    return sheets.table(torch.stack(columns, dim=1))

@@ -14,10 +14,17 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flexvar import images
-from flexvar.build import build, plan
+from flexvar.build import build, component, plan
 from flexvar.checkpoint import CheckpointConfig, Trained, load_weights
 from flexvar.checkpoint import load as load_checkpoint
-from flexvar.components import Facts, PositionEmbedding, StepSchedule, Tokenizer
+from flexvar.components import (
+    Facts,
+    Objective,
+    Pairs,
+    PositionEmbedding,
+    StepSchedule,
+    Tokenizer,
+)
 from flexvar.config import ModelConfig
 from flexvar.data import Batch, ordered_batches
 from flexvar.errors import FlexvarError
@@ -35,7 +42,7 @@ MOST_SAMPLES = 16
 
 
 class ModelStage(Stage):
-    """Trains a `NextScaleModel` by cross-entropy, uniform over the tokens of all scales."""
+    """Trains a `NextScaleModel` by the recipe's objective."""
 
     name = "model"
     better = "validation_loss"
@@ -76,6 +83,7 @@ class ModelStage(Stage):
         training = ModelConfig(tokenizer=self.tokenizer_config, schedule=recipe.training_schedule)
         self.training_schedule = cast(StepSchedule, plan(training).schedule.build(facts))
         self.schedule = cast(StepSchedule, plan(self.config).schedule.build(facts))
+        self.objective: Objective = component("objective", recipe.objective, model.facts)
         size, stride = self.train_data.size, self.tokenizer.space.stride
         for side in size:
             if side % stride:
@@ -137,16 +145,20 @@ class ModelStage(Stage):
         )
 
     @torch.no_grad()
-    def _tokens(self, batch: Batch, layout: Layout) -> tuple[tuple[Tensor, ...], Tensor]:
-        """The true maps and the inputs made of them."""
+    def _pairs(self, batch: Batch, layout: Layout, rng: torch.Generator) -> Pairs:
+        """What the objective shows the model of a batch, and asks of it."""
         pixels_or_latents = batch.images_B3HW
         latent = (
             pixels_or_latents
             if self.cache is not None
             else self.tokenizer.features(pixels_or_latents)
         )
-        maps = self.tokenizer.quantize(latent, layout)
-        return maps, teacher_forcing(self.tokenizer, maps, layout)
+        return self.objective.pairs(self.tokenizer, latent, layout, rng)
+
+    def _rng(self, step: Step) -> torch.Generator:
+        """What the objective draws from: another source for every micro-batch and process."""
+        place = step.number, step.micro, step.accelerator.process_index
+        return torch.Generator().manual_seed(derived_seed(self.recipe.seed, "objective", *place))
 
     def _labels(self, batch: Batch, step: Step) -> Tensor:
         """Labels, some of them the null label; which ones does not depend on the processes."""
@@ -159,25 +171,38 @@ class ModelStage(Stage):
         return batch.labels_B.masked_fill(dropped_B.to(batch.labels_B.device), null)
 
     def backward(self, batch: Batch, step: Step) -> Metrics:
-        """Cross-entropy of all tokens; loss and accuracy of every scale for the log."""
-        layout = self.layout(step.number)
-        maps, inputs_BLC = self._tokens(batch, layout)
-        labels_B, main = self._labels(batch, step), self.players["main"]
+        """The objective's loss of all tokens; loss and accuracy of every scale for the log."""
+        layout, rng = self.layout(step.number), self._rng(step)
+        pairs = self._pairs(batch, layout, rng)
+        labels_B = self._labels(batch, step)
+        logits, losses_BL, loss = self._pass(labels_B, pairs, layout, step)
+        metrics = scale_figures(losses_BL, logits, pairs.targets, layout)
+        again = getattr(self.objective, "again", None)
+        second = again(self.tokenizer, pairs, logits, layout, rng) if again is not None else None
+        if second is not None:
+            _, _, more = self._pass(labels_B, second, layout, step)
+            loss, metrics["second_pass"] = loss + more, more
+        return {"loss": loss} | metrics
+
+    def _pass(
+        self, labels_B: Tensor, pairs: Pairs, layout: Layout, step: Step
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, losses (B,L) and their weighted mean, of a pass forward and back."""
         with step.accelerator.autocast():
-            logits_BLV = main.module(labels_B, inputs_BLC, layout)
-        losses_BL = token_losses(logits_BLV, targets(maps))
-        loss = losses_BL.mean()
+            logits = self.players["main"].module(labels_B, pairs.inputs_BLC, layout)
+        losses_BL = self.objective.loss(logits, pairs.targets)
+        weighted = losses_BL if pairs.weight_BL is None else losses_BL * pairs.weight_BL
+        loss = weighted.mean()
         step.accelerator.backward(loss / step.accumulate)
-        return {"loss": loss.detach()} | scale_figures(
-            losses_BL.detach(), logits_BLV.detach(), targets(maps), layout
-        )
+        return logits.detach(), losses_BL.detach(), loss.detach()
 
     def probe(self, batch: Batch, step: Step) -> None:
         """The model's forward pass."""
         layout = self.layout(step.number)
-        _, inputs_BLC = self._tokens(batch, layout)
+        pairs = self._pairs(batch, layout, self._rng(step))
         with step.accelerator.autocast():
-            self.players["main"].bare(step.accelerator)(batch.labels_B, inputs_BLC, layout)
+            bare = self.players["main"].bare(step.accelerator)
+            bare(batch.labels_B, pairs.inputs_BLC, layout)
 
     def pipeline(self, weights: dict[str, Tensor]) -> Pipeline:
         """Model and tokenizer."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -134,11 +134,13 @@ class CodebookConfig(ComponentConfig):
 class TokenizerRecipe(TrainRecipe):
     """Stage 1: a tokenizer.
 
-    random_grids: FlexVAR's rule, so many grids of random sides per step, the latent's own
-    always among them. training_schedule: a schedule component whose list is taken instead
-    (residual tokenizers: the list of the model to come). losses: parts of the reconstruction
-    loss. freeze: prefixes of parameters that stay as they are; with ``[encoder, to_code,
-    codebook]`` the tokens stay the same and a model over them goes on working.
+    random_grids: FlexVAR's rule, so many grids of random sides per step, the latent's own always
+    among them. training_schedule: a schedule component whose list is taken instead (residual
+    tokenizers: the list of the model to come). losses: parts of the reconstruction loss.
+    codebook_weight, commitment_weight: of a codebook's two losses; auxiliary: weights of what other
+    losses the tokenizer has, by name, each 1 unless given. freeze: prefixes of parameters that stay
+    as they are; with ``[encoder, to_code, codebook]`` the tokens stay the same and a model over
+    them goes on working.
     """
 
     tokenizer: ComponentSpec
@@ -148,6 +150,7 @@ class TokenizerRecipe(TrainRecipe):
     adversarial: AdversarialConfig | None = None
     codebook_weight: float = Field(default=1.0, ge=0)
     commitment_weight: float = Field(default=0.25, ge=0)
+    auxiliary: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     codebook: CodebookConfig = CodebookConfig()
     freeze: tuple[str, ...] = ()
     optimiser: OptimiserConfig = OptimiserConfig(warmup=0, flat=1, final=1, clip=1.0)
@@ -167,11 +170,11 @@ class ModelRecipe(TrainRecipe):
     """Stage 2: the prediction model over a trained tokenizer.
 
     tokenizer: directory or name of its checkpoint. backbone, position, schedule: as in
-    `flexvar.ModelConfig`. training_schedule: the lists of grids to train on; new random ones
-    every step with ``random``. condition_dropout: odds that a label becomes the null label.
-    activation_checkpointing: recompute the backbone's blocks in the backward pass.
-    cache: see `CacheConfig`. presets: named sampling settings of the checkpoint; ``default`` is
-    also what the sample grids take.
+    `flexvar.ModelConfig`. training_schedule: the lists of grids to train on; new random ones every
+    step with ``random``. objective: what the model is trained to do. condition_dropout: odds that a
+    label becomes the null label. activation_checkpointing: recompute the backbone's blocks in the
+    backward pass. cache: see `CacheConfig`. presets: named sampling settings of the checkpoint;
+    ``default`` is also what the sample grids take.
     """
 
     tokenizer: str
@@ -179,6 +182,7 @@ class ModelRecipe(TrainRecipe):
     position: ComponentSpec = ComponentSpec(name="learned2d")
     schedule: ComponentSpec = ComponentSpec(name="ladder")
     training_schedule: ComponentSpec = ComponentSpec(name="random")
+    objective: ComponentSpec = ComponentSpec(name="cross_entropy")
     condition_dropout: float = Field(default=0.1, ge=0, lt=1)
     activation_checkpointing: bool = False
     cache: CacheConfig | None = None

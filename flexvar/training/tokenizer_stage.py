@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import random
 import shlex
 from collections.abc import Mapping
@@ -63,7 +64,11 @@ class TokenizerStage(Stage):
             weights = cast(nn.Module, start.tokenizer).state_dict()
             load_weights(tokenizer, weights, f"start_from ({recipe.start_from})")
         freeze(tokenizer, recipe.freeze)
-        self.learns_codes = bool(tokenizer.codes.requires_grad)
+        codes: nn.Parameter | None = tokenizer.codes
+        self.learns_codes = codes is not None and bool(codes.requires_grad)
+        # Tokenizers made for flexvar 0.1 spell it so.
+        names = inspect.signature(tokenizer.forward).parameters
+        self._quantize = "quantise" if "quantise" in names else "quantize"
         self.space, self.schedule = tokenizer.space, parts.schedule
         size = self.train_data.size
         for side in size:
@@ -79,7 +84,7 @@ class TokenizerStage(Stage):
         peak = peak_rate(config, images_per_step)
         self.players = {"main": Player(tokenizer, config, peak)}
         self.count = sum(p.numel() for p in tokenizer.parameters())
-        self.care = CodebookCare(recipe.codebook, tokenizer.codes)
+        self.care = CodebookCare(recipe.codebook, self.space)
         self.smallest_judged = 0
         if recipe.adversarial is not None:
             judge = PatchDiscriminator(recipe.adversarial)
@@ -115,7 +120,7 @@ class TokenizerStage(Stage):
                 "tokenizer is small: launch stage 1 without FSDP."
             )
         self.losses.to(accelerator.device)
-        self.care.use_V = self.care.use_V.to(accelerator.device)
+        self.care.use_GV = self.care.use_GV.to(accelerator.device)
 
     @property
     def first_choice(self) -> int:
@@ -154,18 +159,15 @@ class TokenizerStage(Stage):
         recipe, accelerator = self.recipe, step.accelerator
         images, main = batch.images_B3HW, self.players["main"]
         with accelerator.autocast():
-            grids, quantise = self.grids(step.number), step.number >= self.first_choice
-            output: TokenizerOutput = main.module(images, grids, quantise=quantise)
+            choose = {self._quantize: step.number >= self.first_choice}
+            output: TokenizerOutput = main.module(images, self.grids(step.number), **choose)
             made = output.reconstructions
             targets = [resized(images, picture.shape[-2:]) for picture in made]
             loss, metrics = self.losses(made, targets)
-        loss = loss + recipe.codebook_weight * output.codebook_loss
-        loss = loss + recipe.commitment_weight * output.commitment_loss
-        metrics |= {
-            "codebook": output.codebook_loss.detach(),
-            "commitment": output.commitment_loss.detach(),
-            "psnr": psnr(made[-1].detach(), images).mean(),
-        }
+        for name, (weight, value) in self._auxiliary(output).items():
+            loss = loss + weight * value
+            metrics[name] = value.detach()
+        metrics["psnr"] = psnr(made[-1].detach(), images).mean()
         judged = [(m, t) for m, t in zip(made, targets, strict=True) if self._is_judged(m)]
         adversarial, judge = recipe.adversarial, self.players.get("judge")
         if judge is not None:
@@ -225,11 +227,11 @@ class TokenizerStage(Stage):
 
     def state(self) -> dict[str, Any]:
         """The use of codes."""
-        return {"use": self.care.use_V.cpu()}
+        return {"use": self.care.use_GV.cpu()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over the use of codes."""
-        self.care.use_V.copy_(state["use"])
+        self.care.use_GV.copy_(state["use"])
 
     def pipeline(self, weights: dict[str, Tensor]) -> Pipeline:
         """A tokenizer alone."""
@@ -263,7 +265,7 @@ class TokenizerStage(Stage):
         space = self.space
         return [
             f"tokenizer {self.recipe.tokenizer.name}: {self.count / 1e6:.2f} M parameters, "
-            f"stride {space.stride}, {space.vocab_size} codes of {space.code_dim} numbers",
+            f"stride {space.stride}, {space.describe()}",
             f"{self.train_data.size[0]}x{self.train_data.size[1]} px, latent {self.last}: "
             f"{self.last.cells} tokens at the last scale",
             *self.notes,
@@ -274,6 +276,19 @@ class TokenizerStage(Stage):
         words = ["flexvar", "train", "model", "small", f"data={self.recipe.data.source}"]
         words += [f"tokenizer={directory}", f"out={directory}-model"]
         return shlex.join(words)
+
+    def _auxiliary(self, output: TokenizerOutput) -> dict[str, tuple[float, Tensor]]:
+        """Weight and value of the tokenizer's own losses, by name."""
+        recipe, found = self.recipe, output.auxiliary
+        weights = {"codebook": recipe.codebook_weight, "commitment": recipe.commitment_weight}
+        weights |= recipe.auxiliary
+        unknown = sorted(recipe.auxiliary.keys() - found.keys())
+        if unknown:
+            raise FlexvarError(
+                f"auxiliary: tokenizer {recipe.tokenizer.name!r} has no loss {unknown[0]!r}; it "
+                f"has {', '.join(found) or 'none'}."
+            )
+        return {name: (weights.get(name, 1.0), value) for name, value in found.items()}
 
     @staticmethod
     def _codes_name(tokenizer: Any) -> str:

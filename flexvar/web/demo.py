@@ -18,6 +18,7 @@ from flexvar.layout import Grid
 from flexvar.pipeline import Pipeline
 from flexvar.resolve import Label
 from flexvar.result import Result
+from flexvar.sequence import fold_scales
 
 STYLE = """
 :root { color-scheme: light dark; }
@@ -126,9 +127,8 @@ class Demo:
         layout = pipe.layout((size[1], size[0]))
         maps = pipe.tokenizer.encode(images.to_tensor(photo)[None].to(pipe.device), layout)
         pictures = [("the photograph", photo)]
-        latent = None
-        for step, (grid, map_Bhw) in enumerate(zip(layout, maps, strict=True)):
-            latent = pipe.tokenizer.fold(latent, pipe.tokenizer.lookup(map_Bhw), layout, step)
+        latents = fold_scales(pipe.tokenizer, maps, layout)
+        for grid, latent in zip(layout, latents, strict=True):
             picture = images.to_pil(pipe.decode(latent)[0])
             pictures.append((f"scale {grid}", picture.resize(size, Image.Resampling.BICUBIC)))
         return pictures

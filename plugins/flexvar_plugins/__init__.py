@@ -120,6 +120,26 @@ def flexvar_samplers() -> Iterable[Component]:
 
 
 @hookimpl
+def flexvar_objectives() -> Iterable[Component]:
+    """What a prediction model is trained to do."""
+    yield Component(
+        name="cross_entropy",
+        target=f"{_HERE}.objectives.cross_entropy:CrossEntropy",
+        summary="VAR and FlexVAR: the true tokens under the true context; weights by scale",
+    )
+    yield Component(
+        name="corrupted",
+        target=f"{_HERE}.objectives.corrupted:Corrupted",
+        summary="Infinity: under a context with random mistakes, which the later scales make good",
+    )
+    yield Component(
+        name="student",
+        target=f"{_HERE}.objectives.student:Student",
+        summary="SAR: a second pass under a context of the model's own predictions",
+    )
+
+
+@hookimpl
 def flexvar_losses() -> Iterable[Component]:
     """How far a reconstruction is from its picture, for the training of tokenizers."""
     yield Component(

@@ -23,6 +23,7 @@ from benchmarks.suite import Options, Red
 from flexvar.components import Facts
 from flexvar.layout import Layout
 from flexvar.model import NextScaleModel
+from flexvar.sequence import fold_scales
 from flexvar.training.guard import Interrupted
 from flexvar.training.recipe import TokenizerRecipe
 from flexvar.training.train import train
@@ -122,9 +123,7 @@ def test_full_prediction_over_a_residual_codebook_decodes_the_last_map_alone() -
     ).eval()
     layout = Layout.of(1, 2, 4)
     maps = tokenizer.encode(torch.rand(2, 3, 16, 16) * 2 - 1, layout)
-    latent = None
-    for step, index in enumerate(maps):
-        latent = tokenizer.fold(latent, tokenizer.lookup(index), layout, step)
+    *_, latent = fold_scales(tokenizer, maps, layout)
     assert torch.equal(latent, tokenizer.lookup(maps[-1]))
 
 

@@ -11,7 +11,7 @@ from torch import nn
 
 from flexvar import Grid
 from flexvar.build import build
-from flexvar.components import TrainableTokenizer
+from flexvar.components import TokenSpace, TrainableTokenizer
 from flexvar.metrics.perplexity import code_counts, perplexity
 from flexvar.training.codebook import CodebookCare, kmeans
 from flexvar.training.recipe import CodebookConfig
@@ -67,10 +67,10 @@ def test_the_gradient_is_that_of_the_chosen_code() -> None:
 
 
 @pytest.mark.parametrize("name", ["multiscale", "residual"])
-def test_without_quantise_the_latent_passes(name: str) -> None:
+def test_without_quantize_the_latent_passes(name: str) -> None:
     part = tokenizer(name)
     image = torch.rand(1, 3, 16, 16)
-    output = part(image, [Grid(4, 4)], quantise=False)
+    output = part(image, [Grid(4, 4)], quantize=False)
     latent = part.features(image)
     if name == "multiscale":
         latent = torch.nn.functional.normalize(latent, dim=1)
@@ -96,7 +96,7 @@ def test_dead_codes_are_revived() -> None:
     optimiser = torch.optim.AdamW([codes], lr=0.1)
     codes.grad = torch.ones_like(codes)
     optimiser.step()
-    care, accelerator = CodebookCare(config, codes), Accelerator(cpu=True)
+    care, accelerator = CodebookCare(config, TokenSpace(4, 2, 1)), Accelerator(cpu=True)
     for _ in range(8):
         care.observe([torch.tensor([[[0, 1]]])], accelerator)
     before, average = codes.detach().clone(), torch.zeros(4, 2)
@@ -108,10 +108,38 @@ def test_dead_codes_are_revived() -> None:
     assert not bool(optimiser.state[codes]["exp_avg"][2:].any())
     assert bool(optimiser.state[codes]["exp_avg"][:2].all())
     assert care.revive(codes, vectors, 0, optimiser) == 0
-    assert float(care.use_V.sum()) == pytest.approx(1)
+    assert float(care.use_GV.sum()) == pytest.approx(1)
 
 
 def test_usage_and_perplexity() -> None:
     counts = code_counts([torch.tensor([[[0, 0]]]), torch.tensor([[[1, 1]]])], 4)
     assert counts.tolist() == [2, 2, 0, 0]
     assert perplexity(counts) == pytest.approx(2)
+
+
+def test_parts_are_counted_each_for_itself() -> None:
+    tokens = torch.tensor([[[[0, 0], [1, 0], [2, 0], [3, 0]]]])
+    counts = code_counts([tokens], 4, groups=2)
+    assert counts.tolist() == [[1, 1, 1, 1], [4, 0, 0, 0]]
+    assert perplexity(counts) == pytest.approx((4 + 1) / 2)
+    care = CodebookCare(CodebookConfig(memory=0.0), TokenSpace(4, 4, 1, groups=2))
+    care.observe([tokens], Accelerator(cpu=True))
+    assert care.usage() == (pytest.approx(5 / 8), pytest.approx(2.5))
+
+
+def test_codebooks_of_several_parts_learn_each_from_its_channels() -> None:
+    config = CodebookConfig(memory=0.0)
+    codes = nn.Parameter(torch.zeros(2, 3, 2))
+    care = CodebookCare(config, TokenSpace(3, 4, 1, groups=2))
+    vectors = torch.cat([torch.ones(9, 2), 5 * torch.ones(9, 2)], dim=1)
+    vectors += 0.01 * torch.randn(9, 4)
+    care.initialise(codes, vectors, seed=0)
+    torch.testing.assert_close(codes[0], torch.ones(3, 2), atol=0.1, rtol=0)
+    torch.testing.assert_close(codes[1], 5 * torch.ones(3, 2), atol=0.1, rtol=0)
+    before = codes.detach().clone()
+    care.observe([torch.tensor([[[[0, 1], [1, 1], [2, 1]]]])], Accelerator(cpu=True))
+    optimiser = torch.optim.AdamW([codes])
+    assert care.revive(codes, vectors + 1, 0, optimiser) == 2
+    assert torch.equal(codes[0], before[0])
+    assert torch.equal(codes[1, 1], before[1, 1])
+    torch.testing.assert_close(codes[1, [0, 2]], 6 * torch.ones(2, 2), atol=0.1, rtol=0)

@@ -1,1 +1,1 @@
-"""Objectives: what a model is trained to do."""
+"""Objectives: what a prediction model is trained to do."""

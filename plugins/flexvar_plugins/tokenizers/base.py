@@ -68,7 +68,7 @@ class CnnTokenizer(nn.Module):
         return self.codebook.weight
 
     def forward(
-        self, image_B3HW: Tensor, grids: Sequence[Grid], *, quantise: bool = True
+        self, image_B3HW: Tensor, grids: Sequence[Grid], *, quantize: bool = True
     ) -> TokenizerOutput:
         """Reconstructions and codebook losses of an image at the given grids, for training."""
         raise NotImplementedError

@@ -74,16 +74,16 @@ class Codebook(nn.Module):
         latent_BChw = latent_BChw.float()
         return F.normalize(latent_BChw, dim=1) if self.normalise else latent_BChw
 
-    def straight_through(self, latent_BChw: Tensor, *, quantise: bool = True) -> Quantised:
+    def straight_through(self, latent_BChw: Tensor, *, quantize: bool = True) -> Quantised:
         """The nearest codes, whose gradient goes to the latent as if there were no choice.
 
         The two losses are mean squared distances: the codebook's moves the codes, the
         commitment's the latent (van den Oord et al., arXiv 1711.00937, equation 3). Without
-        ``quantise`` the vectors themselves pass, and both losses are 0.
+        ``quantize`` the vectors themselves pass, and both losses are 0.
         """
         vectors = self.comparable(latent_BChw)
         index = self.nearest(vectors)
-        code = self(index) if quantise else vectors.detach()
+        code = self(index) if quantize else vectors.detach()
         return Quantised(
             index=index,
             vectors=vectors.detach(),

@@ -28,7 +28,7 @@ class MultiscaleTokenizer(CnnTokenizer):
         super().__init__(config, facts=facts, normalise=True)
 
     def forward(
-        self, image_B3HW: Tensor, grids: Sequence[Grid], *, quantise: bool = True
+        self, image_B3HW: Tensor, grids: Sequence[Grid], *, quantize: bool = True
     ) -> TokenizerOutput:
         """One reconstruction per grid: the latent resized to it, quantised and decoded.
 
@@ -37,7 +37,7 @@ class MultiscaleTokenizer(CnnTokenizer):
         latent_BChw = self.features(image_B3HW)
         scales = [
             self.codebook.straight_through(
-                F.interpolate(latent_BChw, size=tuple(grid), mode="area"), quantise=quantise
+                F.interpolate(latent_BChw, size=tuple(grid), mode="area"), quantize=quantize
             )
             for grid in grids
         ]

@@ -68,7 +68,7 @@ class ResidualTokenizer(CnnTokenizer):
         )
 
     def forward(
-        self, image_B3HW: Tensor, grids: Sequence[Grid], *, quantise: bool = True
+        self, image_B3HW: Tensor, grids: Sequence[Grid], *, quantize: bool = True
     ) -> TokenizerOutput:
         """One reconstruction, of all scales together; losses averaged over the scales.
 
@@ -91,8 +91,8 @@ class ResidualTokenizer(CnnTokenizer):
                 codebook_losses.append(F.mse_loss(total, target))
                 commitment_losses.append(F.mse_loss(latent_BChw, total.detach()))
         assert total is not None
-        straight = latent_BChw + (total - latent_BChw).detach() if quantise else latent_BChw
-        kept = 1.0 if quantise else 0.0
+        straight = latent_BChw + (total - latent_BChw).detach() if quantize else latent_BChw
+        kept = 1.0 if quantize else 0.0
         return TokenizerOutput(
             reconstructions=(self.decode(straight),),
             maps=tuple(maps),
@@ -112,6 +112,14 @@ class ResidualTokenizer(CnnTokenizer):
             maps.append(self.codebook.nearest(part))
             rest = rest - self._contribution(self.lookup(maps[-1]), layout, step)
         return tuple(maps)
+
+    def next_map(
+        self, latent_BChw: Tensor, folded_BChw: Tensor | None, layout: Layout, step: int
+    ) -> Tensor:
+        """The map (B,h,w) of a scale if the coarser ones had come out as ``folded_BChw``."""
+        self._check_last(latent_BChw, layout)
+        rest = latent_BChw.float() if folded_BChw is None else latent_BChw.float() - folded_BChw
+        return self.codebook.nearest(F.interpolate(rest, size=tuple(layout[step]), mode="area"))
 
     def fold(
         self, latent_BChw: Tensor | None, code_BChw: Tensor, layout: Layout, step: int
