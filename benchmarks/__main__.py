@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +23,11 @@ Device = Annotated[str, typer.Option(help="cpu, cuda ...; auto is CUDA if any.")
 Seed = Annotated[int, typer.Option(help="Of weights and inputs.")]
 Backbones = Annotated[
     list[str] | None,
-    typer.Option("--backbone", help="Name of a backbone, a plugin's too; give it again for more."),
+    typer.Option(
+        "--backbone",
+        metavar="NAME [KEY=VALUE...]",
+        help="A backbone, a plugin's too, with options of its own; give it again for more.",
+    ),
 ]
 
 
@@ -53,7 +58,7 @@ def run(
         list[str],
         typer.Argument(
             metavar="SUITE...",
-            help="Names from `python -m benchmarks list`; `all` is all but the ablation.",
+            help="Names from `python -m benchmarks list`; `all` is all but ablation and backbones.",
         ),
     ],
     quick: Quick = False,
@@ -87,6 +92,8 @@ def run(
     Example: python -m benchmarks run generate --quick
 
     Example: python -m benchmarks run all --device cuda --budget 600
+
+    Example: python -m benchmarks run backbones --backbone markov history=3 --backbone delta
     """
     from benchmarks.runner import Run, choose
 
@@ -160,18 +167,28 @@ def report(
 
 
 def _named(suites: list[str]) -> list[str]:
-    """The suites, each once; ``all`` is every one but the ablation, which trains for an hour."""
-    named = [name for name in cases.names() if name != "ablation"] if "all" in suites else []
+    """The suites, each once; ``all`` is every one but those that train models for an hour."""
+    named = (
+        [name for name in cases.names() if name not in cases.TRAINING] if "all" in suites else []
+    )
     return list(dict.fromkeys([*named, *(name for name in suites if name != "all")]))
 
 
 def _options(quick: bool, device: str, seed: int, backbones: list[str] | None) -> Any:
-    from benchmarks.suite import Options
+    from benchmarks.suite import Options, parse_backbone
     from flexvar.ops.precision import parse_device
     from flexvar.plugin import default_registry
 
     for name in backbones or ():
-        default_registry().find("backbone", name)  # an unknown name is said before anything runs
+        # An unknown name or option is said before anything runs.
+        known, given = parse_backbone(name)
+        fields = default_registry().load("backbone", known).Config.model_fields
+        for option in given:
+            if option not in fields:
+                raise FlexvarError(
+                    f"--backbone {name}: {known} has no option {option!r}; it has "
+                    f"{', '.join(fields)}."
+                )
     chosen = tuple(dict.fromkeys(backbones)) if backbones else None
     return Options(quick, str(parse_device(device)), seed, chosen)
 
@@ -204,4 +221,5 @@ def _text(value: Any) -> str:
 
 
 if __name__ == "__main__":
+    sys.argv = command.joined(sys.argv, "--backbone")
     command.execute(app)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import typer
@@ -24,3 +25,14 @@ def execute(app: typer.Typer) -> None:
     except FlexvarError as error:
         typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
         raise SystemExit(2) from None
+
+
+def joined(arguments: Sequence[str], option: str) -> list[str]:
+    """The arguments, with the ``key=value`` behind an option's value made a part of that value."""
+    found: list[str] = []
+    for argument in arguments:
+        if len(found) > 1 and found[-2] == option and re.match(r"[\w.]+=", argument):
+            found[-1] += f" {argument}"
+        else:
+            found.append(argument)
+    return found

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from benchmarks.suite import parse_backbone
 from flexvar import Layout, Pipeline
 from flexvar.components.implementation import Kernel
 from flexvar.layout import Grid
@@ -32,19 +33,25 @@ def backbone_spec(
 ) -> dict[str, Any]:
     """What a config says of a backbone: depth and width where it has such options.
 
-    width: 64 * depth unless given, as the papers'. All else are the component's own defaults.
+    name: with options behind it, if there are any. width: 64 * depth unless given, as the
+    papers'. All else are the component's own defaults.
     Raises `PluginError` for an unknown name.
     """
+    name, own = parse_backbone(name)
     fields = (registry or default_registry()).load("backbone", name).Config.model_fields
     wanted = {"depth": depth, "width": width or 64 * depth}
     given = {option: value for option, value in wanted.items() if option in fields}
-    return {"name": name, **given, **options}
+    return {"name": name, **given, **options, **own}
 
 
 def kernels(name: str) -> tuple[Kernel, ...]:
     """The implementations a backbone says it has; none if it does not say."""
-    offered = getattr(default_registry().load("backbone", name), "kernels", None)
+    offered = getattr(_class(name), "kernels", None)
     return tuple(offered()) if offered is not None else ()
+
+
+def _class(name: str) -> Any:
+    return default_registry().load("backbone", parse_backbone(name)[0])
 
 
 def plain_of(name: str) -> str | None:
@@ -55,7 +62,7 @@ def plain_of(name: str) -> str | None:
 
 def automatic(name: str, device: str, dtype: str) -> str | None:
     """The implementation that a backbone takes by itself on a device, if it says."""
-    decides = getattr(default_registry().load("backbone", name), "auto", None)
+    decides = getattr(_class(name), "auto", None)
     return decides(torch.device(device), parse_dtype(dtype)) if callable(decides) else None
 
 

@@ -19,7 +19,18 @@ from typing import Any, NamedTuple
 
 from PIL import Image
 
+from flexvar.config import override
+
 FIRST_PARTY = ("transformer", "mamba")
+
+
+def parse_backbone(text: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of ``"delta attention_every=2"``; values are YAML.
+
+    Raises `FlexvarError` for what is no ``key=value``.
+    """
+    name, *assignments = text.split()
+    return name, override({}, assignments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +38,7 @@ class Options:
     """What a user asks of a suite.
 
     quick: tiny and few cases. device: a torch device. seed: of weights and inputs. backbones:
-    names to measure instead of the first party's.
+    names to measure instead of the first party's, each with its options behind it.
     """
 
     quick: bool = False

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from benchmarks.suite import parse_backbone
 from flexvar.plugin import default_registry
 
 # Lists for an 8x8 latent: one as VAR's fixed list, and every side there is.
@@ -179,7 +180,7 @@ def models(budget: Budget) -> list[ModelRun]:
 
 def _digits(budget: Budget) -> list[ModelRun]:
     def run(name: str, tokenizer: str, parts: dict[str, Any], **more: Any) -> ModelRun:
-        recipe = _model(DIGITS, budget.digits_steps, budget, budget.width) | parts
+        recipe = model_recipe(DIGITS, budget.digits_steps, budget, budget.width) | parts
         if more.get("traced"):
             recipe["keep"] = budget.traces + 1
         return ModelRun(f"digits: {name}", tokenizer, recipe, **more)
@@ -201,7 +202,7 @@ def _digits(budget: Budget) -> list[ModelRun]:
 
 def _photos(budget: Budget) -> list[ModelRun]:
     def run(name: str, tokenizer: str, parts: dict[str, Any], **more: Any) -> ModelRun:
-        recipe = _model(PHOTOS, budget.photos_steps, budget, budget.photos_width) | parts
+        recipe = model_recipe(PHOTOS, budget.photos_steps, budget, budget.photos_width) | parts
         if more.get("traced"):
             recipe["keep"] = budget.traces + 1
         return ModelRun(f"photos: {name}", tokenizer, recipe, **more)
@@ -223,13 +224,14 @@ def twins(budget: Budget, backbones: Sequence[str]) -> list[ModelRun]:
     Depth and width are set where a backbone has such options; else it takes its defaults.
     """
     runs = []
-    for name in backbones:
+    for text in backbones:
+        name, own = parse_backbone(text)
         config = getattr(default_registry().load("backbone", name), "Config", None)
         sizes = {"depth": budget.depth, "width": budget.photos_width}
         known = getattr(config, "model_fields", {})
-        backbone = {"name": name} | {k: v for k, v in sizes.items() if k in known}
-        recipe = _model(PHOTOS, budget.photos_steps, budget, budget.photos_width) | OF_ANY
-        runs.append(ModelRun(f"photos: backbone {name}", BUNDLED, recipe | {"backbone": backbone}))
+        backbone = {"name": name} | {k: v for k, v in sizes.items() if k in known} | own
+        recipe = model_recipe(PHOTOS, budget.photos_steps, budget, budget.photos_width) | OF_ANY
+        runs.append(ModelRun(f"photos: backbone {text}", BUNDLED, recipe | {"backbone": backbone}))
     return runs
 
 
@@ -238,7 +240,7 @@ def _scaling(budget: Budget) -> list[ModelRun]:
     runs = []
     for depth in sorted(budget.depths, reverse=True):
         width = budget.width_per_depth * depth
-        recipe = _model(DIGITS, budget.scaling_steps, budget, width) | OF_ANY
+        recipe = model_recipe(DIGITS, budget.scaling_steps, budget, width) | OF_ANY
         recipe["backbone"] = transformer(depth, width)
         recipe["validate_every"] = max(1, budget.scaling_steps // 3)
         runs.append(ModelRun(f"scaling: transformer d{depth}", D_MULTI, recipe))
@@ -250,7 +252,7 @@ def transformer(depth: int, width: int) -> dict[str, Any]:
     return {"name": "transformer", "depth": depth, "width": width, "num_heads": max(1, width // 32)}
 
 
-def _model(data: dict[str, Any], steps: int, budget: Budget, width: int) -> dict[str, Any]:
+def model_recipe(data: dict[str, Any], steps: int, budget: Budget, width: int) -> dict[str, Any]:
     return {
         "data": data,
         "backbone": transformer(budget.depth, width),

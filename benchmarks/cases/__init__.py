@@ -17,9 +17,12 @@ SUITES = {
     "paths": "benchmarks.cases.paths",
     "growth": "benchmarks.cases.growth",
     "ablation": "benchmarks.cases.ablation",
+    "backbones": "benchmarks.cases.backbones",
     "generate-cpu": "benchmarks.cases.generate_cpu",
     "editing": "benchmarks.cases.editing",
 }
+# Those that train many models, which takes an hour or more.
+TRAINING = ("ablation", "backbones")
 
 
 def names() -> list[str]:

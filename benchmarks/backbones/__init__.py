@@ -1,0 +1,1 @@
+"""The comparison of backbones: equal data, steps, seeds and parameters."""
