@@ -22,6 +22,7 @@ from flexvar.build import Parts, build_for_weights, shared_weights
 from flexvar.config import ComponentConfig, ModelConfig, SamplerSpec, parse
 from flexvar.errors import CheckpointError, FlexvarError
 from flexvar.plugin import Registry
+from flexvar.text import markdown, printable
 
 CONFIG, MODEL, TOKENIZER, CARD = (
     "config.json",
@@ -299,9 +300,11 @@ def _card(name: str, config: CheckpointConfig, parts: Parts) -> str:
     trained = ""
     if config.trained is not None:
         height, width = config.trained.size
-        on = f" on {config.trained.data}" if config.trained.data else ""
+        # Of a path only the end: where somebody's pictures lie is nobody's business.
+        data = re.split(r"[\\/]", (config.trained.data or "").rstrip("\\/"))[-1]
+        on = f" on {markdown(data)}" if data else ""
         trained = f"\nTrained at {height}x{width} pixels{on}.\n"
-    use = f'pipe = Pipeline.from_pretrained("{name}")\n'
+    use = f"pipe = Pipeline.from_pretrained({json.dumps(printable(name))})\n"
     use += (
         "picture = pipe.reconstruct(image)"
         if model.backbone is None
@@ -309,7 +312,7 @@ def _card(name: str, config: CheckpointConfig, parts: Parts) -> str:
     )
     return (
         f"---\nlibrary_name: flexvar\npipeline_tag: unconditional-image-generation\n---\n"
-        f"# {name}\n\nA flexvar checkpoint with {count / 1e6:.1f} M parameters.\n\n"
+        f"# {markdown(name)}\n\nA flexvar checkpoint with {count / 1e6:.1f} M parameters.\n\n"
         f"| part | component |\n|---|---|\n{rows}\n{trained}\n"
         f"```python\nfrom flexvar import Pipeline\n\n{use}\n```\n"
     )

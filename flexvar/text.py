@@ -10,7 +10,7 @@ _DIRECTIONS = frozenset("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\
 _HIDDEN = frozenset(("Cc", "Cs", "Zl", "Zp"))
 _MARKDOWN = re.compile(r"([\\`*_\[\]<>|~#$&])")
 # What makes a heading, a list or a quotation of the line it begins.
-_LINE_START = re.compile(r"^(\s*)([-+>=]|\d+(?=[.)]))")
+_LINE_START = re.compile(r"^(\s*(?=[-+=])|\s*\d+(?=[.)]))(.)")
 
 
 def printable(value: object, *, most: int | None = None, lines: bool = False) -> str:

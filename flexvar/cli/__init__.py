@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import os
 import sys
 from typing import Any
 
@@ -18,6 +20,7 @@ from flexvar.cli.generate import generate
 from flexvar.cli.plugins import plugins
 from flexvar.cli.train import train
 from flexvar.errors import FlexvarError
+from flexvar.text import printable
 
 app = typer.Typer(
     name="flexvar",
@@ -60,15 +63,25 @@ def main(arguments: list[str] | None = None) -> Any:
 
     # The place in flexvar's source that warns says nothing to who runs a command.
     warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal without the letters of a class name shows their numbers.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     from flexvar.ops.memory import keep_freed_memory
 
     keep_freed_memory()
     try:
         return app(arguments)
     except FlexvarError as error:
-        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
+        _say(f"Error: {error}", typer.colors.RED)
         sys.exit(2)
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:
-    typer.secho(f"Warning: {message}", fg=typer.colors.YELLOW, err=True)
+    _say(f"Warning: {message}", typer.colors.YELLOW)
+
+
+def _say(text: str, color: str) -> None:
+    """A message on standard error; what it quotes of files and names steers no terminal."""
+    plain = False if os.environ.get("NO_COLOR") else None
+    typer.secho(printable(text, lines=True), fg=color, err=True, color=plain)

@@ -77,12 +77,14 @@ def _print(console: Console, source: str, size: tuple[int, int], result: Survey)
     from rich.markup import escape
     from rich.table import Table
 
+    from flexvar.text import printable
+
     train, val = result.counts["train"], result.counts["val"]
-    table = Table("number", "class", title=escape(source), title_justify="left")
+    table = Table("number", "class", title=escape(printable(source)), title_justify="left")
     table.add_column("train", justify="right")
     table.add_column("val", justify="right")
     for number, name in list(enumerate(result.class_names))[:MOST_CLASSES]:
-        table.add_row(str(number), escape(name), str(train[number]), str(val[number]))
+        table.add_row(str(number), escape(printable(name)), str(train[number]), str(val[number]))
     if len(result.class_names) > MOST_CLASSES:
         table.add_row("", f"{len(result.class_names) - MOST_CLASSES} more")
     table.add_section()
@@ -98,7 +100,7 @@ def _print(console: Console, source: str, size: tuple[int, int], result: Survey)
 
     def say(text: str) -> None:
         # Not through the tables' console: file names are neither markup nor to be broken.
-        typer.echo(text)
+        typer.echo(printable(text, lines=True))
 
     if small := result.small(size):
         say(f"Smaller than {size[0]}x{size[1]}, would be enlarged: {small}")

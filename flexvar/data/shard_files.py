@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from flexvar.data.folders import VALIDATION
+from flexvar.data.listing import VALIDATION
 from flexvar.data.tar import DamagedError
 from flexvar.errors import FlexvarError
 

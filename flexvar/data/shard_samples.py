@@ -20,7 +20,8 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from flexvar.data.folders import SUFFIXES
+from flexvar.data.listing import SUFFIXES
+from flexvar.data.names import decoded
 from flexvar.data.notes import Notes
 from flexvar.data.tar import MOST_MEMBER, DamagedError, Tar
 
@@ -270,10 +271,3 @@ def _json_label(found: Any) -> str:
         # Python refuses to write very long ones.
         return "9" * 19
     return str(value) if isinstance(value, str | int | float) else ""
-
-
-def decoded(data: bytes) -> str:
-    """The text in the bytes of a file: UTF-8, or UTF-16 that says so, without its mark."""
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        return data.decode("utf-16", "replace")
-    return data.decode("utf-8-sig", "replace")

@@ -13,10 +13,11 @@ import numpy as np
 
 from flexvar.data.config import DataConfig, Split
 from flexvar.data.folders import USUAL_VAL_FRACTION
+from flexvar.data.names import read_class_names
 from flexvar.data.notes import Notes
 from flexvar.data.sampler import random_source, shuffled
 from flexvar.data.shard_files import find, opened, scheme
-from flexvar.data.shard_samples import Entry, Index, decoded, entries, take_stock
+from flexvar.data.shard_samples import Entry, Index, entries, take_stock
 from flexvar.data.sources import Defaults, Raw, choose_classes, no_validation, order_of
 from flexvar.data.tar import DamagedError, Tar
 from flexvar.errors import FlexvarError
@@ -27,8 +28,6 @@ ONLY_CLASS = "pictures"
 # So many classes are taken as they are numbered; of more, one in MOST_GAPS has to have a picture:
 # a number by mistake would make classes until the memory is full.
 FEW_CLASSES, MOST_GAPS = 65536, 4
-# Bytes of a list of class names.
-MOST_NAMES = 64 * 2**20
 
 
 @dataclass(slots=True)
@@ -199,19 +198,6 @@ def class_numbers(texts: list[str]) -> dict[str, int]:
             # Python refuses to read very long ones.
             values[text] = int(found[2]) if len(found[2]) < 19 else 10**18
     return values
-
-
-def read_class_names(path: Path) -> list[str]:
-    """The names in a text file, one a line. Raises `FlexvarError` for one that is none."""
-    try:
-        with path.open("rb") as file:
-            data = file.read(MOST_NAMES + 1)
-    except OSError as error:
-        raise FlexvarError(f"Cannot read {path}: {error.strerror or error}.") from None
-    text = decoded(data)
-    if len(data) > MOST_NAMES or "\ufffd" in text or "\0" in text:
-        raise FlexvarError(f"{path} is no list of class names: text in UTF-8, one name a line.")
-    return [line.strip() for line in text.split("\n") if line.strip()]
 
 
 class ShardPictures:

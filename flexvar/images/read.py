@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import stat
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,6 +15,7 @@ from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from flexvar.errors import FlexvarError
+from flexvar.text import printable
 
 SETTINGS_KEY = "flexvar"
 
@@ -27,7 +30,8 @@ def open_image(
     file.
     Raises `FlexvarError` if there is none, or it cannot be read.
     """
-    name = name or str(source)
+    name = printable(name or source)
+    check_regular(source, name)
     try:
         with Image.open(source) as image:
             if enough is not None:
@@ -42,6 +46,17 @@ def open_image(
     except Exception as error:
         # In damaged files Pillow's decoders stumble over anything: struct.error, IndexError, ...
         raise FlexvarError(f"{name} cannot be read as a picture: {error}") from None
+
+
+def check_regular(source: object, name: str) -> None:
+    """Raise `FlexvarError` for a path to a pipe or a device, which may never end, or begin."""
+    if isinstance(source, str | Path):
+        try:
+            mode = os.stat(source).st_mode
+        except (OSError, ValueError):
+            return  # opening it says what is wrong
+        if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+            raise FlexvarError(f"{name} is a pipe or a device, not a file.")
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
@@ -96,6 +111,7 @@ def to_tensor(image: Image.Image) -> Tensor:
 
 def read_settings(path: str | Path) -> dict[str, Any]:
     """The settings that a PNG of flexvar carries. Raises `FlexvarError` if it has none."""
+    check_regular(path, printable(path))
     try:
         with Image.open(path) as image:
             text = image.info.get(SETTINGS_KEY)
