@@ -104,24 +104,25 @@ class Emoji:
         self.config = config
         fraction = config.val_fraction
         self.fraction = USUAL_VAL_FRACTION if fraction is None else fraction
-        self.variants = self._variants()
-        names = [colored(color, drawing.name) for drawing, color in self.variants]
-        self.class_names = choose_classes(names, config.classes)
+        self.class_names = choose_classes([one.name for one in drawings()], config.classes)
 
-    def _variants(self) -> list[tuple[Drawing, str | None]]:
-        return [(drawing, None) for drawing in drawings()]
+    def _variants(self, drawing: Drawing) -> tuple[str | None, ...]:
+        """The colours in which a drawing is in the set; None is its own."""
+        del drawing
+        return (None,)
 
     def _held_out(self, drawing: Drawing, color: str | None) -> bool:
         return held_out(colored(color, drawing.name), self.fraction)
 
     def pictures(self, split: Split) -> Drawings:
-        """The pictures of a split. Raises `FlexvarError` where none is held out."""
+        """The pictures of a split. Raises `FlexvarError` where there are none."""
         number = {name: label for label, name in enumerate(self.class_names)}
         chosen = [
-            (drawing, color, number[colored(color, drawing.name)])
-            for drawing, color in self.variants
-            if colored(color, drawing.name) in number
-            and self._held_out(drawing, color) == (split == "val")
+            (drawing, color, number[drawing.name])
+            for drawing in drawings()
+            if drawing.name in number
+            for color in self._variants(drawing)
+            if self._held_out(drawing, color) == (split == "val")
         ]
         if split == "val" and not chosen:
             raise no_validation(self.config, f"val_fraction is {self.fraction}")
@@ -136,14 +137,13 @@ class Emoji:
 class ColoredEmoji(Emoji):
     """Every emoji as it is and in all colours that it can be turned into.
 
-    ``green octopus`` is a class of its own. ``val_fraction`` of the pairs of a colour and a name
-    are held out: the name in other colours, and the colour of other things, are in training.
+    A drawing is of the same class in all of them; its captions tell them apart. ``val_fraction``
+    of the pairs of a colour and a name are held out: the name in other colours, and the colour of
+    other things, are in training.
     """
 
-    def _variants(self) -> list[tuple[Drawing, str | None]]:
-        return [
-            (drawing, color) for drawing in drawings() for color in (None, *drawing.other_colors)
-        ]
+    def _variants(self, drawing: Drawing) -> tuple[str | None, ...]:
+        return (None, *drawing.other_colors)
 
     def _held_out(self, drawing: Drawing, color: str | None) -> bool:
         return color is not None and super()._held_out(drawing, color)
@@ -170,15 +170,18 @@ class Drawings:
         return self.chosen[index][2]
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """All that a picture may be called, its name first; each with its colour if that is new.
+        """What a picture may be called, its name first; in another colour, always with that.
 
-        Of a drawing in its own colour the colour is named in some.
+        One of them is drawn at random in training, and half of the time that should be its name:
+        it stands there as often as all others together.
         """
         drawing, color, _ = self.chosen[index]
-        if color is not None:
-            return tuple(f"{color} {caption}" for caption in drawing.captions)
-        own = (f"{drawing.color} {drawing.name}",) if drawing.other_colors else ()
-        return (*drawing.captions, *own)
+        name, *others = drawing.captions
+        if color is None:
+            others += [f"{drawing.color} {name}"] if drawing.other_colors else []
+        else:
+            name, others = colored(color, name), [colored(color, other) for other in others]
+        return (*[name] * max(1, len(others)), *others)
 
     def open(self, index: int, enough: tuple[int, int]) -> Image.Image:
         """The picture at its own size."""
