@@ -121,7 +121,11 @@ class ModelStage(Stage):
     def layout(self, step: int) -> Layout:
         """The list of grids of a step, the same on all processes."""
         rng = random.Random(derived_seed(self.recipe.seed, "layout", step))
-        return self.training_schedule.grids(self.last, rng=rng)
+        layout = self.training_schedule.grids(self.last, rng=rng)
+        # Drawn only where it is asked for, so that the lists of other runs stay as they are.
+        if self.recipe.coarse and rng.random() < self.recipe.coarse and len(layout) > 2:
+            return Layout(layout.grids[: rng.randint(2, len(layout) - 1)])
+        return layout
 
     def place(self, accelerator: Accelerator) -> None:
         """The tokenizer goes to the device; the cache of latents is made or opened."""
@@ -213,7 +217,9 @@ class ModelStage(Stage):
         cast(nn.Module, parts.tokenizer).load_state_dict({k: v.cpu() for k, v in own.items()})
         for module in parts.modules():
             module.eval()
-        lengths = [len(self.layout(step)) for step in range(256)]
+        drawn = [self.layout(step) for step in range(256)]
+        whole = [layout for layout in drawn if layout.last == self.last]
+        lengths = [len(layout) for layout in whole or drawn]
         trained = Trained(
             size=self.train_data.size,
             steps=(min(lengths), max(lengths)),

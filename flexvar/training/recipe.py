@@ -175,6 +175,8 @@ class ModelRecipe(TrainRecipe):
     label becomes the null label. activation_checkpointing: recompute the backbone's blocks in the
     backward pass. cache: see `CacheConfig`. presets: named sampling settings of the checkpoint;
     ``default`` is also what the sample grids take.
+    coarse: share of the steps whose list ends early, at one of its coarser grids: cheap steps, in
+    which a model learns what a picture is of; only for tokenizers whose scales are whole pictures.
     """
 
     tokenizer: str
@@ -184,6 +186,7 @@ class ModelRecipe(TrainRecipe):
     training_schedule: ComponentSpec = ComponentSpec(name="random")
     objective: ComponentSpec = ComponentSpec(name="cross_entropy")
     condition_dropout: float = Field(default=0.1, ge=0, lt=1)
+    coarse: float = Field(default=0.0, ge=0, lt=1)
     activation_checkpointing: bool = False
     cache: CacheConfig | None = None
     presets: dict[str, SamplerSpec] = Field(default_factory=dict)

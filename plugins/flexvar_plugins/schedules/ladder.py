@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar
 
+from pydantic import Field
+
 from flexvar.components import Facts, Rng
 from flexvar.config import ComponentConfig
 from flexvar.errors import FlexvarError
@@ -30,7 +32,7 @@ PUBLISHED: dict[int, dict[int, tuple[int, ...]]] = {
     24: {11: (*_TEN, 24)},
     32: {12: (*_TEN, 23, 32), 15: (*_THIRTEEN, 23, 32)},
 }
-BASE = 16
+BASE, USUAL = 16, 10
 # The most by which the cells of a grid outnumber those before it in all published lists: 1 to 4.
 MOST_GROWTH = 4
 # The short lists double their sides early on, and rounding down in another shape near 16x16 makes
@@ -43,10 +45,13 @@ def most_steps(last: Grid) -> int:
     return last.h + last.w - 1
 
 
-def usual_steps(last: Grid) -> int:
-    """10 steps at 16 cells a side, one more for each half octave: 11 at 24, 12 at 32."""
+def usual_steps(last: Grid, at_16: int = USUAL) -> int:
+    """10 steps at 16 cells a side, one more for each half octave: 11 at 24, 12 at 32.
+
+    at_16: another number at 16, from which the others follow.
+    """
     side = math.sqrt(last.h * last.w)
-    return max(1, min(max(last), round(10 + 2 * math.log2(side / 16))))
+    return max(min(2, max(last)), min(max(last), round(at_16 + 2 * math.log2(side / 16))))
 
 
 def ladder(last: Grid, steps: int | None = None) -> Layout:
@@ -141,7 +146,12 @@ def check_steps(steps: int, last: Grid) -> None:
 
 
 class LadderConfig(ComponentConfig):
-    """`Ladder` has no options."""
+    """Options of `Ladder`.
+
+    steps: how many grids lead to 16 cells a side where no number is asked for.
+    """
+
+    steps: int = Field(default=USUAL, ge=3)
 
 
 class Ladder:
@@ -150,9 +160,11 @@ class Ladder:
     Config: ClassVar[type[ComponentConfig]] = LadderConfig
 
     def __init__(self, config: LadderConfig, *, facts: Facts) -> None:
-        del config, facts
+        del facts
+        self.config = config
 
     def grids(self, last: Grid, *, steps: int | None = None, rng: Rng | None = None) -> Layout:
         """The list up to ``last``; ``rng`` changes nothing."""
         del rng
-        return ladder(Grid(*last), steps)
+        last = Grid(*last)
+        return ladder(last, steps or usual_steps(last, self.config.steps))

@@ -10,7 +10,7 @@ from pydantic import Field
 from flexvar.components import Facts, Rng, sample, uniform
 from flexvar.config import ComponentConfig
 from flexvar.layout import Grid, Layout
-from flexvar_plugins.schedules.ladder import in_shape, ladder
+from flexvar_plugins.schedules.ladder import in_shape, ladder, most_steps
 
 # The released code's rule: tokens of one sequence at most, and the odds of 1, 2, 3, 4 drops.
 MOST_TOKENS = 680
@@ -20,12 +20,14 @@ DROP_ABOVE = (0.90, 0.95, 0.98, 0.99)
 class RandomStepsConfig(ComponentConfig):
     """Options of `RandomSteps`.
 
-    rule: ``paper`` or ``released``. steps: most grids of one list; drop: odds of dropping each
-    middle grid; most_dropped: at most so many (all three for the paper's rule).
+    rule: ``paper``, ``released`` or ``ladder``. steps: most grids of one list; fewest: least
+    grids of one (``ladder`` only). drop: odds of dropping each middle grid; most_dropped: at most
+    so many (``paper`` only).
     """
 
-    rule: Literal["paper", "released"] = "paper"
+    rule: Literal["paper", "released", "ladder"] = "paper"
     steps: int = Field(default=10, ge=2)
+    fewest: int = Field(default=5, ge=2)
     drop: float = Field(default=0.05, ge=0, lt=1)
     most_dropped: int = Field(default=4, ge=0)
 
@@ -37,7 +39,9 @@ class RandomSteps:
     asked for, up to ``steps - 2`` random ones stand between, each dropped with probability
     ``drop``. ``released``: the code's rule, which keeps 680 tokens at most by dropping one of
     the last four grids, so that **the last grid is the one asked for in about two of three
-    lists only**. Both are stated for 16 cells a side and scaled to other sizes.
+    lists only**. Both are stated for 16 cells a side and scaled to other sizes. ``ladder``: the
+    ladder's list of a random number of grids, ``fewest`` to ``steps``: what a model then sees in
+    use and nothing else, for training that has to be short.
     Ranks that share a seed draw the same lists.
     """
 
@@ -46,6 +50,7 @@ class RandomSteps:
     contract_options: ClassVar[tuple[dict[str, Any], ...]] = (
         {},
         {"steps": 5, "drop": 0.5, "most_dropped": 1},
+        {"rule": "ladder", "fewest": 3, "steps": 5},
     )
 
     def __init__(self, config: RandomStepsConfig, *, facts: Facts) -> None:
@@ -60,6 +65,10 @@ class RandomSteps:
         draw = uniform(rng)
         if self.config.rule == "released":
             return _in_shape_of(last, _released(draw), 16)
+        if self.config.rule == "ladder":
+            most = min(steps or self.config.steps, most_steps(last))
+            fewest = min(self.config.fewest, most)
+            return ladder(last, fewest + int(draw() * (most - fewest + 1)))
         return self._paper(last, steps or self.config.steps, draw)
 
     def _paper(self, last: Grid, steps: int, draw: Callable[[], float]) -> Layout:
