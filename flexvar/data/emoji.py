@@ -26,6 +26,8 @@ SHARD = "sets/emoji.tar"
 USUAL_VAL_FRACTION = 0.1
 # A flag in other colours is another flag, or none.
 NEVER_RECOLORED = "flags"
+# How often a drawing in its own colour is among those in all colours.
+OWN = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,13 +139,14 @@ class Emoji:
 class ColoredEmoji(Emoji):
     """Every emoji as it is and in all colours that it can be turned into.
 
-    A drawing is of the same class in all of them; its captions tell them apart. ``val_fraction``
+    A drawing is of the same class in all of them; its captions tell them apart. In its own colour
+    it is there `OWN` times, or training would see those least that have no other. ``val_fraction``
     of the pairs of a colour and a name are held out: the name in other colours, and the colour of
     other things, are in training.
     """
 
     def _variants(self, drawing: Drawing) -> tuple[str | None, ...]:
-        return (None, *drawing.other_colors)
+        return (*[None] * OWN, *drawing.other_colors)
 
     def _held_out(self, drawing: Drawing, color: str | None) -> bool:
         return color is not None and super()._held_out(drawing, color)

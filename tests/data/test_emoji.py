@@ -58,6 +58,7 @@ def test_pairs_of_a_color_and_a_name_are_held_out_but_no_name() -> None:
     held = {val.name(i) for i in range(len(val))}
     assert not held & known
     assert 0.08 < len(held) / (len(held) + len(known) - len(drawings())) < 0.12
+    assert len(train) == len(known) + 2 * len(drawings())
     assert all(name.split(" ", 1)[0] in HUES for name in held)
     place = next(i for i in range(len(train)) if train.name(i) == "blue octopus")
     assert train.captions(place)[0] == "blue octopus"
