@@ -117,3 +117,30 @@ def test_the_papers_rule_drops_five_percent():
     lengths = [len(schedule.grids(Grid(16, 16), rng=source)) for _ in range(2000)]
     assert 9.5 < sum(lengths) / len(lengths) < 9.7  # 10 - 8 * 5 %
     assert min(lengths) >= 6
+
+
+def test_the_ladder_leads_to_the_usual_number_in_as_many_steps_as_its_option_says():
+    assert make(Ladder, steps=6).grids(Grid(16, 16)) == Layout.of(1, 2, 4, 6, 10, 16)
+    assert len(make(Ladder, steps=6).grids(Grid(32, 32))) == 8
+    assert make(Ladder, steps=6).grids(Grid(16, 16), steps=9) == ladder(Grid(16, 16), 9)
+    assert make(Ladder, steps=3).grids(Grid(1, 1)) == Layout.of(1)
+
+
+@given(sizes)
+def test_ten_steps_are_the_ladders_usual_ones(last):
+    assert make(Ladder, steps=10).grids(last) == make(Ladder).grids(last) == ladder(last)
+
+
+@given(sizes, st.integers(0, 10_000))
+def test_random_lists_of_the_ladder_are_its_lists(last, seed):
+    schedule = make(RandomSteps, rule="ladder", fewest=4, steps=6)
+    layout = schedule.grids(last, rng=random.Random(seed))
+    assert layout == ladder(last, len(layout))
+    assert min(4, most_steps(last)) <= len(layout) <= 6
+
+
+def test_random_lists_of_the_ladder_have_all_lengths():
+    schedule = make(RandomSteps, rule="ladder", fewest=5, steps=7)
+    lengths = Counter(len(schedule.grids(Grid(16, 16), rng=random.Random(n))) for n in range(300))
+    assert set(lengths) == {5, 6, 7}
+    assert min(lengths.values()) > 60

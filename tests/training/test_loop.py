@@ -89,6 +89,30 @@ def test_lists_and_dropped_labels_follow_from_seed_and_step(
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def test_coarse_steps_end_early_and_train(
+    tmp_path: Path, model_recipe: Any, trained_tokenizer: Path
+) -> None:
+    plain = ModelStage(model_recipe(trained_tokenizer, None), 4)
+    recipe = model_recipe(trained_tokenizer, tmp_path / "run", coarse=0.7)
+    stage = ModelStage(recipe, 4)
+    whole = cut = 0
+    for step in range(60):
+        full, layout = plain.layout(step), stage.layout(step)
+        assert layout.grids == full.grids[: len(layout)]
+        assert len(layout) >= min(2, len(full))
+        whole += layout == full
+        cut += layout != full
+    assert whole > 5
+    assert cut > 20
+    train(recipe, say=quiet)
+    pipe = Pipeline.from_pretrained(tmp_path / "run")
+    # The lists that a user may ask for are those that reach the picture's own grid.
+    drawn = [stage.layout(step) for step in range(256)]
+    lengths = [len(layout) for layout in drawn if layout.last == stage.last]
+    assert pipe.config.trained is not None
+    assert pipe.config.trained.steps == (min(lengths), max(lengths))
+
+
 def test_dry_run_says_what_it_takes(tokenizer_recipe: Any, tmp_path: Path) -> None:
     lines: list[str] = []
     train(tokenizer_recipe(tmp_path / "none"), dry_run=True, device="cpu", say=lines.append)
