@@ -163,6 +163,11 @@ def flexvar_losses() -> Iterable[Component]:
         summary="1 - SSIM: local brightness, contrast and structure",
     )
     yield Component(
+        name="perceptual",
+        target=f"{_HERE}.losses.perceptual:Perceptual",
+        summary="Distance of a small network's features; its weights come with flexvar[metrics]",
+    )
+    yield Component(
         name="lpips",
         target=f"{_HERE}.losses.lpips:Lpips",
         summary="Distance of deep features; needs the package lpips and its weights",

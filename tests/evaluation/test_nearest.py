@@ -73,3 +73,20 @@ def test_a_changed_drawing_is_nearest_to_itself() -> None:
     assert far["closer"] == 0
     sheet = pairs_sheet([known.picture(i) for i in range(3)], found, known, columns=2)
     assert sheet.size == (2 * 64 + 4, 2 * (2 * 64 + 12) - 4)
+
+
+def test_the_loss_is_least_for_equal_pictures_and_has_a_gradient() -> None:
+    pytest.importorskip(features.PACKAGE)
+    from flexvar.training.losses import WeightedLosses
+    from flexvar.training.recipe import LossSpec
+
+    losses = WeightedLosses([LossSpec(name="perceptual")])
+    target = torch.rand(1, 3, 48, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    made = (0.9 * target).requires_grad_()
+    loss, values = losses([made], [target])
+    loss.backward()
+    assert float(loss) == float(values["perceptual"]) > 0
+    assert made.grad is not None
+    assert bool(made.grad.any())
+    assert float(losses([target], [target])[0]) == 0
+    assert not any(parameter.requires_grad for parameter in losses.parameters())
