@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import typer
@@ -18,21 +19,37 @@ from flexvar.cli.edit import edit
 from flexvar.cli.evaluate import evaluate
 from flexvar.cli.generate import generate
 from flexvar.cli.plugins import plugins
+from flexvar.cli.sampling import with_sampler
 from flexvar.cli.train import train
 from flexvar.errors import FlexvarError
 from flexvar.text import printable
 
-app = typer.Typer(
-    name="flexvar",
-    help="Generate images by next-scale prediction, from swappable parts.",
-    no_args_is_help=True,
-    rich_markup_mode="rich",
-    pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
-)
-for command in (generate, edit, evaluate, convert, demo, data, plugins, doctor):
-    app.command()(command)
-app.command(no_args_is_help=True)(train)
+# Those that generate, and so have the options of a sampler.
+SAMPLING = (generate, edit, evaluate)
+
+
+def application(arguments: Sequence[str] = ()) -> typer.Typer:
+    """All commands; the one that the arguments name has the options of its sampler.
+
+    Only that one, as they are read from a plugin, which ``flexvar --help`` does not wait for.
+    """
+    app = typer.Typer(
+        name="flexvar",
+        help="Generate images by next-scale prediction, from swappable parts.",
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    named = next((one for one in arguments if not one.startswith("-")), None)
+    for generating in SAMPLING:
+        own = arguments if generating.__name__ == named else None
+        app.command()(with_sampler(generating, own))
+    for command in (convert, demo, data, plugins, doctor):
+        app.command()(command)
+    app.command(no_args_is_help=True)(train)
+    app.callback()(_options)
+    return app
 
 
 def _version(wanted: bool) -> None:
@@ -41,7 +58,6 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _options(
     version: bool = typer.Option(
         False, "--version", callback=_version, is_eager=True, help="Print the version and exit."
@@ -71,7 +87,8 @@ def main(arguments: list[str] | None = None) -> Any:
 
     keep_freed_memory()
     try:
-        return app(arguments)
+        given = sys.argv[1:] if arguments is None else arguments
+        return application(given)(arguments)
     except FlexvarError as error:
         _say(f"Error: {error}", typer.colors.RED)
         sys.exit(2)

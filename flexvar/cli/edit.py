@@ -148,12 +148,7 @@ def edit(
         ),
     ] = None,
     steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    guidance_schedule: options.GuidanceSchedule = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
-    soft: options.Soft = None,
+    sampler: options.Sampler = None,
     preset: options.Preset = "default",
     seed: options.Seed = None,
     max_side: Annotated[
@@ -163,6 +158,7 @@ def edit(
     out: options.Out = Path("out"),
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
+    **sampling: Any,
 ) -> None:
     """Change pictures with a model that was only trained to generate.
 
@@ -231,12 +227,8 @@ def edit(
         result = getattr(pipe, task.value)(
             path,
             label=labels[number % len(labels)],
-            guidance=guidance,
-            guidance_schedule=guidance_schedule,
-            temperature=temperature,
-            top_k=top_k,
-            top_p=top_p,
-            soft=soft,
+            sampler=sampler,
+            **sampling,
             seed=seed,
             first_index=number * num,
             **one,

@@ -46,16 +46,14 @@ def evaluate(
         typer.Option(help="Height x width in pixels.", show_default="that of training"),
     ] = None,
     steps: options.Steps = None,
-    guidance: options.Guidance = None,
-    temperature: options.Temperature = None,
-    top_k: options.TopK = None,
-    top_p: options.TopP = None,
+    sampler: options.Sampler = None,
     processes: Annotated[
         int, typer.Option(help="Processes that sample; on several GPUs one or more for each.")
     ] = 1,
     batch: Annotated[int, typer.Option(help="Images made at a time.")] = 16,
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
+    **sampling: Any,
 ) -> None:
     """Sample every class equally often, and measure samples and tokenizer.
 
@@ -77,7 +75,7 @@ def evaluate(
     if num < 1:
         raise FlexvarError(f"--num: got {num}; expected at least 1 image per class.")
     options.check_out(out)
-    given = {"guidance": guidance, "temperature": temperature, "top_k": top_k, "top_p": top_p}
+    given = {"sampler": sampler, **sampling}
 
     from flexvar.evaluation.evaluate import RESULTS, Request
     from flexvar.evaluation.evaluate import evaluate as run

@@ -20,23 +20,12 @@ Steps = Annotated[
         show_default="usual for the size",
     ),
 ]
-Guidance = Annotated[
-    float | None, typer.Option(help="Classifier-free guidance.", show_default=PRESETS)
-]
-GuidanceSchedule = Annotated[
-    str | None, typer.Option(help="ramp, ramp10 or constant.", show_default=PRESETS)
-]
-Temperature = Annotated[
-    float | None, typer.Option(help="Divides the logits.", show_default=PRESETS)
-]
-TopK = Annotated[
-    int | None, typer.Option(help="Likeliest tokens kept; 0 is all.", show_default=PRESETS)
-]
-TopP = Annotated[
-    float | None, typer.Option(help="Nucleus kept of those; 1 is all.", show_default=PRESETS)
-]
-Soft = Annotated[
-    bool | None, typer.Option(help="Mean codes: smoother looks.", show_default=PRESETS)
+Sampler = Annotated[
+    str | None,
+    typer.Option(
+        help="How tokens are chosen, see `flexvar plugins`; its options stand below.",
+        show_default=PRESETS,
+    ),
 ]
 Preset = Annotated[str, typer.Option(help="Named sampling settings of the checkpoint.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same images.", show_default="random")]

@@ -63,7 +63,7 @@ def known_tokens(
     if any(bool((k & t).any()) for k, t in zip(keep, touched, strict=True)):
         filled = encode(filled_B3HW)
         maps = tuple(
-            torch.where(t.to(own.device), other, own)
+            torch.where(t.to(own.device).view(*t.shape, *[1] * (own.ndim - 3)), other, own)
             for t, other, own in zip(touched, filled, maps, strict=True)
         )
     return Known(maps, tuple(k.to(own.device) for k, own in zip(keep, maps, strict=True)))
@@ -74,9 +74,11 @@ def known_scales(maps: tuple[Tensor, ...], layout: Layout, start: int) -> Known:
 
     maps: those of the scales before it, at least.
     """
-    batch, device = maps[0].shape[0], maps[0].device
+    batch, device, parts = maps[0].shape[0], maps[0].device, maps[0].shape[3:]
     given = tuple(
-        maps[step] if step < start else torch.zeros(batch, *grid, dtype=torch.long, device=device)
+        maps[step]
+        if step < start
+        else torch.zeros(batch, *grid, *parts, dtype=torch.long, device=device)
         for step, grid in enumerate(layout)
     )
     keep = tuple(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_serializer, model_validator
 
 from flexvar.config import ComponentConfig
 from flexvar.errors import FlexvarError
@@ -27,13 +27,16 @@ class BestOfConfig(StandardConfig):
         ge=1,
         description="Larger grids are drawn once; all grids several times unless given.",
     )
-    # No file can hold a function, and none that a file names is ever called.
     verifier: Callable[[Any], Any] | None = Field(
         default=None,
-        exclude=True,
         description="A function of pictures (B,3,H,W) in [0,1] that gives a number for each, the "
         "higher the better; the likelihood of the tokens unless given. In Python alone.",
     )
+
+    # A file holds its name alone, and nothing that a file names is ever called.
+    @field_serializer("verifier", when_used="json-unless-none")
+    def _by_name(self, verifier: Callable[[Any], Any]) -> str:
+        return str(getattr(verifier, "__qualname__", type(verifier).__qualname__))
 
     @model_validator(mode="after")
     def _draws(self) -> Self:
