@@ -45,16 +45,16 @@ QUICK = Budget(
     replace(
         ablation.QUICK,
         digits_tokenizer_steps=240,
-        digits_steps=120,
+        digits_steps=80,
         width=64,
         depth=4,
-        samples=10,
-        classifier_steps=150,
-        validation=180,
+        samples=6,
+        classifier_steps=100,
+        validation=90,
     ),
     ("digits",),
     width=64,
-    repeats=2,
+    repeats=1,
 )
 
 
