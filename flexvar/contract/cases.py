@@ -9,7 +9,7 @@ from functools import cache
 from itertools import product
 from typing import Any, Literal, get_args
 
-from flexvar.contract import models, positions, schedules, tokenizers
+from flexvar.contract import conditioners, models, positions, samplers, schedules, tokenizers
 from flexvar.contract.combination import Combination
 from flexvar.contract.measure import ContractViolation
 from flexvar.contract.variant import Options, Variant, variants
@@ -28,6 +28,7 @@ OF_MODELS = (
     models.gradients_reach_every_weight,
     models.accepted_angles_are_used,
 )
+OF_DRAWING = (samplers.tokens_do_not_depend_on_the_batch, samplers.known_tokens_win)
 # Kinds whose components are tried in every combination.
 COMBINED: tuple[Kind, ...] = ("tokenizer", "backbone", "position", "schedule")
 Partners = Literal["first-party", "installed"]
@@ -48,6 +49,15 @@ ALONE: dict[Kind, tuple[Callable[[Any], None], ...]] = {
         schedules.leads_to_the_asked_grid,
         schedules.too_many_steps_are_refused,
         schedules.random_lists_follow_the_seed,
+    ),
+    "sampler": (samplers.guidance_is_known_beforehand, samplers.process_keeps_rows_apart),
+    "conditioner": (
+        conditioners.gives_what_it_says,
+        conditioners.null_is_the_same_whatever_it_is_made_of,
+        conditioners.padding_and_neighbours_change_nothing,
+        conditioners.what_it_does_not_know_is_refused,
+        conditioners.gradients_reach_its_weights,
+        conditioners.conditioner_moves_between_precisions,
     ),
 }
 
@@ -100,7 +110,7 @@ def cases(
         ways = " or ".join(map(repr, get_args(Partners)))
         raise FlexvarError(f"contract: partners={partners!r}; expected {ways}.")
     found: dict[str, Case] = {}
-    for one in (kind,) if kind else COMBINED:
+    for one in (kind,) if kind else (*COMBINED, "conditioner", "sampler"):
         names = registry.names(one) if name is None else [name]
         for part in (v for n in names for v in _variants(registry, one, n, options, name)):
             pool = _pool(part, partners, registry)
@@ -215,10 +225,32 @@ def _sound(registry: Registry, kind: Kind, name: str) -> tuple[Variant, ...]:
     return (part,)
 
 
+# What a part is tried with that is no backbone, position or schedule itself.
+USUAL: tuple[tuple[Kind, str], ...] = (
+    ("backbone", "transformer"),
+    ("position", "learned2d"),
+    ("schedule", "ladder"),
+)
+
+
+def _named(pool: dict[Kind, list[Variant]], kind: Kind, name: str) -> Variant:
+    return next((one for one in pool[kind] if one.name == name), pool[kind][0])
+
+
 def _cases_of(
     part: Variant, pool: dict[Kind, list[Variant]], registry: Registry, random_layouts: int
 ) -> list[Case]:
     found = [Case(part.label, invariant, part) for invariant in ALONE.get(part.kind, ())]
+    if part.kind in ("sampler", "conditioner"):
+        for tokenizer in pool["tokenizer"] if part.kind == "sampler" else pool["tokenizer"][:1]:
+            backbone, position, schedule = (_named(pool, kind, name) for kind, name in USUAL)
+            whole = Combination(backbone, position, tokenizer, schedule, registry, random_layouts)
+            if part.kind == "sampler":
+                drawing = samplers.Drawing(part, whole)
+                found += [Case(str(drawing), invariant, drawing) for invariant in OF_DRAWING]
+            else:
+                reading = conditioners.Reading(part, whole)
+                found.append(Case(str(reading), conditioners.a_model_reads_it, reading))
     if part.kind not in COMBINED:
         return found
     pool = {**pool, part.kind: [part]}

@@ -57,6 +57,12 @@ class Combination:
         accepts: frozenset[str] = getattr(self.backbone.cls, "accepts", frozenset())
         return provides - {"add"} <= accepts
 
+    @property
+    def spare(self) -> float:
+        """Share of the tokens that may come out otherwise where rounding decides a route."""
+        parts = (self.backbone, self.position, self.tokenizer)
+        return max(float(getattr(part.cls, "contract_tolerance", 0.0)) for part in parts)
+
     def build(self, seed: int = 0) -> Parts:
         """The parts with weights of a seed, in eval mode."""
         with global_seed(seed):

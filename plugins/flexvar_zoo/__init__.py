@@ -27,3 +27,43 @@ def flexvar_backbones() -> Iterable[Component]:
         target=f"{_HERE}.backbones.delta:DeltaBackbone",
         summary="Gated DeltaNet: the gated delta rule, with attention in every n-th block or none",
     )
+
+
+@hookimpl
+def flexvar_positions() -> Iterable[Component]:
+    """Position embeddings of other papers."""
+    yield Component(
+        name="rope2d",
+        target=f"{_HERE}.positions.rope2d:Rope2d",
+        summary="Infinity: rotary angles at places of one reference grid, NTK scaling beyond it",
+    )
+
+
+@hookimpl
+def flexvar_schedules() -> Iterable[Component]:
+    """Lists of grids."""
+    yield Component(
+        name="optimised",
+        target=f"{_HERE}.schedules.optimised:Optimised",
+        summary="The evenest list within a budget of tokens",
+    )
+
+
+@hookimpl
+def flexvar_samplers() -> Iterable[Component]:
+    """How tokens are chosen."""
+    yield Component(
+        name="ssg",
+        target=f"{_HERE}.samplers.ssg:SsgSampler",
+        summary="SSG: sharpened against what the coarser scale already said",
+    )
+    yield Component(
+        name="relay",
+        target=f"{_HERE}.samplers.relay:RelaySampler",
+        summary="CoDe: from some step on another checkpoint goes on",
+    )
+    yield Component(
+        name="masked",
+        target=f"{_HERE}.samplers.masked:MaskedSampler",
+        summary="HMAR: several rounds within a scale, the surest tokens stay",
+    )

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexvar import ComponentConfig, Condition, Facts
+from flexvar import ComponentConfig, Condition, Facts, FlexvarError
 
 
 class LabelConditioner(nn.Module):
@@ -35,7 +35,13 @@ class LabelConditioner(nn.Module):
 
     def collate(self, values: Sequence[Any]) -> Tensor:
         """int64 labels (B) of class numbers; None is no class."""
-        return torch.tensor([self.num_classes if v is None else int(v) for v in values])
+        for value in values:
+            if value is not None and not isinstance(value, int):
+                raise FlexvarError(
+                    f"label: got {value!r}; expected a class number from 0 to "
+                    f"{self.num_classes - 1}, or None."
+                )
+        return torch.tensor([self.num_classes if v is None else v for v in values])
 
     def null(self, inputs: Tensor) -> Tensor:
         """No class in any row."""

@@ -1,0 +1,1 @@
+"""Step schedules of other kinds."""
