@@ -109,12 +109,24 @@ def plan(config: ModelConfig | Mapping[str, Any], registry: Registry | None = No
 
 
 def build(config: ModelConfig | Mapping[str, Any], registry: Registry | None = None) -> Parts:
-    """The parts of a config with fresh weights, on torch's current default device.
+    """The parts of a config with fresh weights in fp32, on torch's current default device.
 
     Under ``with torch.device("meta"):`` no weight takes memory. Raises as `plan` does.
     """
     config = parse(ModelConfig, config)
     planned = plan(config, registry)
+    usual = torch.get_default_dtype()
+    if usual != torch.float32:
+        # What an application makes torch's default is no matter of ours, nor of a plugin's.
+        torch.set_default_dtype(torch.float32)
+    try:
+        return _built(config, planned)
+    finally:
+        if usual != torch.float32:
+            torch.set_default_dtype(usual)
+
+
+def _built(config: ModelConfig, planned: Plan) -> Parts:
     facts = planned.facts
     tokenizer, schedule = planned.tokenizer.build(facts), planned.schedule.build(facts)
     model = None

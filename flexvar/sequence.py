@@ -43,7 +43,7 @@ def teacher_forcing(tokenizer: Tokenizer, maps: Sequence[Tensor], layout: Layout
     ]
     if not inputs:
         shape = (maps[0].shape[0], 0, tokenizer.space.code_dim)
-        return torch.zeros(shape, device=maps[0].device)
+        return torch.zeros(shape, dtype=torch.float32, device=maps[0].device)
     return torch.cat(inputs, dim=1)
 
 

@@ -112,7 +112,10 @@ class Session:
         with torch.inference_mode(False):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                parts = build(model_config, registry)
+                # On the CPU, so that the numbers are those of the seed; on meta if asked.
+                usual = torch.get_default_device().type
+                with torch.device("meta" if usual == "meta" else "cpu"):
+                    parts = build(model_config, registry)
             for module in parts.modules():
                 module.eval()
             pipe = cls(parts, CheckpointConfig(model=model_config), registry=registry)

@@ -71,7 +71,9 @@ def grow(image_B3HW: Tensor, margins: tuple[int, int, int, int], fill: Fill) -> 
         raise FlexvarError(f"fill: got {fill!r}; expected {', '.join(FILLS)}.")
     top, right, bottom, left = margins
     height, width = image_B3HW.shape[-2:]
-    rows, columns = torch.arange(-top, height + bottom), torch.arange(-left, width + right)
+    device = image_B3HW.device
+    rows = torch.arange(-top, height + bottom, device=device)
+    columns = torch.arange(-left, width + right, device=device)
     inside_HW = ((rows >= 0) & (rows < height))[:, None] & ((columns >= 0) & (columns < width))
     if fill == "reflect":
         rows, columns = (

@@ -151,7 +151,8 @@ def _read_mask(source: Any, size: tuple[int, int]) -> Tensor:
             picture = Image.alpha_composite(black, picture.convert("RGBA"))
         source = np.asarray(images.to_rgb(picture).convert("L"))
     try:
-        values = torch.as_tensor(np.array(source) if isinstance(source, np.ndarray) else source)
+        given = np.array(source) if isinstance(source, np.ndarray) else source
+        values = torch.as_tensor(given, device="cpu")
     except (TypeError, ValueError, RuntimeError):
         raise FlexvarError(
             f"mask: got {type(source).__name__}; expected a picture, its path, an array or a tensor"
@@ -186,7 +187,7 @@ def box_masks(
     boxes: list[Any] = list(box) if many else [box]
     if len(boxes) not in (1, count):
         raise FlexvarError(f"box: {len(boxes)} boxes for {count} pictures; give one, or one each.")
-    masks = torch.zeros(len(boxes), *size, dtype=torch.bool)
+    masks = torch.zeros(len(boxes), *size, dtype=torch.bool, device="cpu")
     for mask_HW, one in zip(masks, boxes, strict=True):
         if len(one) != 4:
             raise FlexvarError(f"box: got {one}; expected left, top, right, bottom in pixels.")

@@ -82,7 +82,8 @@ def known_scales(maps: tuple[Tensor, ...], layout: Layout, start: int) -> Known:
         for step, grid in enumerate(layout)
     )
     keep = tuple(
-        torch.full((batch, *grid), step < start, device=device) for step, grid in enumerate(layout)
+        torch.full((batch, *grid), step < start, dtype=torch.bool, device=device)
+        for step, grid in enumerate(layout)
     )
     return Known(given, keep)
 

@@ -99,7 +99,7 @@ def outpaint(
     top, right, bottom, left = canvas.margins_of((height, width), ratio, margins)
     inputs.check_side(top + height + bottom, left + width + right, max_side, "the canvas")
     own = canvas.grow(image_B3HW, (top, right, bottom, left), fill)
-    masks = torch.ones(len(own), *own.shape[-2:], dtype=torch.bool)
+    masks = torch.ones(len(own), *own.shape[-2:], dtype=torch.bool, device=own.device)
     masks[:, top : top + height, left : left + width] = False
     return _with_hole(self, "outpaint", own, own, masks, label, options)
 

@@ -62,7 +62,7 @@ def nats(
     for inputs_1LC, targets_1L in zip(inputs_BLC.split(1), targets_BL.split(1), strict=True):
         row = []
         for label in labels:
-            label_1 = torch.tensor([label], device=targets_BL.device)
+            label_1 = torch.tensor([label], dtype=torch.int64, device=targets_BL.device)
             loss_L = token_losses(model(label_1, inputs_1LC, layout), targets_1L)[0]
             row.append(torch.stack([-loss_L[part].sum() for part in layout.slices]))
         rows.append(torch.stack(row))

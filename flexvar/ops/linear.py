@@ -62,7 +62,7 @@ def _fused_dtypes() -> frozenset[torch.dtype]:
     for dtype in (torch.float32, torch.bfloat16):
         if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
             continue
-        one = torch.ones(2, 3, dtype=dtype)
+        one = torch.ones(2, 3, dtype=dtype, device="cpu")
         with torch.no_grad():
             try:
                 y = torch.ops.mkldnn._linear_pointwise(one, one, one[:, 0], "gelu", [], "tanh")

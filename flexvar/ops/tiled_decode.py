@@ -53,8 +53,8 @@ def blended(tokenizer: Tokenizer, latent_BChw: Tensor, cells: int) -> Tensor:
     batch, _, h, w = latent_BChw.shape
     overlap = min(OVERLAP, cells // 2)
     device = latent_BChw.device
-    total = torch.zeros(batch, 3, h * stride, w * stride, device=device)
-    weight = torch.zeros(1, 1, h * stride, w * stride, device=device)
+    total = torch.zeros(batch, 3, h * stride, w * stride, dtype=torch.float32, device=device)
+    weight = torch.zeros(1, 1, h * stride, w * stride, dtype=torch.float32, device=device)
     for top in starts(h, cells, overlap):
         for left in starts(w, cells, overlap):
             bottom, right = min(top + cells, h), min(left + cells, w)
@@ -83,7 +83,7 @@ def ramp(
     start: int, stop: int, length: int, overlap: int, stride: int, device: torch.device
 ) -> Tensor:
     """Weights of a tile's pixels along one side: rising over the overlap, not at the border."""
-    pixels = torch.arange((stop - start) * stride, device=device) + 0.5
+    pixels = torch.arange((stop - start) * stride, dtype=torch.float32, device=device) + 0.5
     fade = torch.ones_like(pixels)
     if overlap and start > 0:
         fade = torch.minimum(fade, pixels / (overlap * stride))

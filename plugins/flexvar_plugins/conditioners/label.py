@@ -41,7 +41,8 @@ class LabelConditioner(nn.Module):
                     f"label: got {value!r}; expected a class number from 0 to "
                     f"{self.num_classes - 1}, or None."
                 )
-        return torch.tensor([self.num_classes if v is None else v for v in values])
+        numbers = [self.num_classes if v is None else v for v in values]
+        return torch.tensor(numbers, dtype=torch.int64, device="cpu")
 
     def null(self, inputs: Tensor) -> Tensor:
         """No class in any row."""
