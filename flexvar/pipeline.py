@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -12,7 +11,7 @@ from PIL import Image
 from torch import Tensor
 
 from flexvar import images
-from flexvar.editing import tasks
+from flexvar.editing import inputs, tasks
 from flexvar.errors import FlexvarError
 from flexvar.generation.choice import Wanted
 from flexvar.generation.loop import OnScale
@@ -101,29 +100,28 @@ class Pipeline(Session):
     @torch.inference_mode()
     def reconstruct(
         self,
-        image: Image.Image | Tensor | str | Path,
+        image: Any,
         *,
         steps: Steps | None = None,
         output: Literal["pil", "tensor"] = "pil",
+        max_side: int = inputs.MAX_SIDE,
     ) -> Any:
         """The image after tokenizer and back: how good a picture could get.
 
-        image: a picture, its path, or a (3,H,W) or (B,3,H,W) tensor in [0,1]. A picture is
-        resized to the nearest multiples of the stride; a tensor has to have such sides.
-        steps: of the layout it is encoded at, as in a call.
+        image: a picture, its path, a uint8 array, or a (3,H,W) or (B,3,H,W) tensor in [0,1] or
+        of uint8. A picture is resized to the nearest multiples of the stride; a tensor has to
+        have such sides. steps: of the layout it is encoded at, as in a call. max_side: longest
+        side in pixels that is taken.
         """
         stride = self.tokenizer.space.stride
-        if isinstance(image, str | Path):
-            image = images.open_image(image)
-        if isinstance(image, Image.Image):
+        if isinstance(image, Tensor):
+            values = inputs.read_images(image, max_side) * 2 - 1
+        else:
+            image = inputs.open_picture(image, max_side)
             width, height = (max(1, round(side / stride)) * stride for side in image.size)
-            image = images.to_rgb(image)
             if image.size != (width, height):
                 image = image.resize((width, height), Image.Resampling.LANCZOS)
             values = images.to_tensor(image)[None]
-        else:
-            values = image.float() * 2 - 1
-            values = values[None] if values.ndim == 3 else values
         values = values.to(self.device)
         layout = self.layout((values.shape[-2], values.shape[-1]), steps, warn=False)
         # One by one on a CPU, so that a picture is the same to the bit whatever its batch.

@@ -18,7 +18,8 @@ class DataConfig(ComponentConfig):
     source: a built-in set, "photos", "digits", "emoji" or "emoji-colors"; a folder
     ROOT/CLASS/*, ROOT/train/CLASS/* with an optional ROOT/val/CLASS/*, or pictures side by side
     (one class); or WebDataset shards: a folder of .tar files, one of them, a pattern such as
-    ``shards/train-{000..031}.tar``, or an address.
+    ``shards/train-{000..031}.tar``, or an address; or a list of pictures, a .csv, .tsv or .jsonl
+    file with a path and perhaps a label in each line, or a .zip file of such a folder.
     A folder that is called like a built-in set is written ``./photos``.
     size: pixels of a sample, a number or (height, width).
 
@@ -42,6 +43,7 @@ class DataConfig(ComponentConfig):
     shape in the picture. classes: only these, numbered in this order. samples: pictures in
     shards that cannot be counted beforehand (addresses). cache_mb: MiB of resized pictures each
     process keeps, so that large photographs are decoded once; the samples do not depend on it.
+    image_column, label_column: of a list; found by their usual names unless given.
     """
 
     source: str
@@ -55,6 +57,8 @@ class DataConfig(ComponentConfig):
     classes: tuple[str, ...] | None = None
     samples: int | None = Field(default=None, ge=1)
     cache_mb: int = Field(default=256, ge=0)
+    image_column: str | None = None
+    label_column: str | None = None
 
     @field_validator("crop_range")
     @classmethod

@@ -139,7 +139,9 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """A text that changes when the pictures or the rule that crops them do."""
-        options = self.config.model_dump(exclude={"cache_mb"})
+        # Columns that are not named are no option, so that what was made before stays valid.
+        unnamed = {key for key in ("image_column", "label_column") if not getattr(self.config, key)}
+        options = self.config.model_dump(exclude={"cache_mb", *unnamed})
         parts = (options, self.class_names, self.split, self.rule, self.pictures.state())
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
 

@@ -70,7 +70,7 @@ class Source(Protocol):
 
 def open_source(config: DataConfig) -> Source:
     """The source that a config names. Raises `FlexvarError` where there is none."""
-    from flexvar.data import builtin, emoji, folders, shards
+    from flexvar.data import builtin, emoji, folders, shards, tables
     from flexvar.data.shard_files import names_shards
 
     if config.source in BUILT_IN and Path(config.source).is_dir():
@@ -97,6 +97,8 @@ def open_source(config: DataConfig) -> Source:
             f"data source {config.source!r}: there is no such folder, and the built-in sets are "
             f"{', '.join(BUILT_IN)}.{hint}"
         )
+    if path.is_file() and path.suffix.lower() in (".zip", *tables.TABLES):
+        return tables.Zip(config) if path.suffix.lower() == ".zip" else tables.Table(config)
     if not path.is_dir():
         raise FlexvarError(
             f"data source {config.source!r} is a file; name the folder that holds the pictures."

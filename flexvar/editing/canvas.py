@@ -121,6 +121,31 @@ def model_size(size: tuple[int, int], trained: tuple[int, int], stride: int) -> 
     return height, width
 
 
+def alike(own: tuple[int, int], size: tuple[int, int], stride: int) -> bool:
+    """Whether a size has the shape of a picture of ``own``, to within a cell."""
+    height, width = own[0] * size[1] / own[1], own[1] * size[0] / own[0]
+    return abs(size[0] - height) <= stride or abs(size[1] - width) <= stride
+
+
+def larger(own: tuple[int, int], size: tuple[int, int], stride: int) -> bool:
+    """Whether a size has more cells than a picture of ``own`` in height or width."""
+    cells = [max(1, round(side / stride)) for side in own]
+    return size[0] // stride > cells[0] or size[1] // stride > cells[1]
+
+
+def refined_size(
+    own: tuple[int, int], size: tuple[int, int], stride: int
+) -> tuple[int, int] | None:
+    """The size nearest to ``size`` that a picture of ``own`` can be refined to; None for none."""
+    found = []
+    most = 2 * max(*own, *size, stride)
+    for height in range(stride, most + stride, stride):
+        width = max(1, round(own[1] * height / own[0] / stride)) * stride
+        if alike(own, (height, width), stride) and larger(own, (height, width), stride):
+            found.append((height, width))
+    return min(found, key=lambda one: abs(one[0] - size[0]) + abs(one[1] - size[1]), default=None)
+
+
 def resize(image_B3HW: Tensor, size: tuple[int, int]) -> Tensor:
     """The picture at another size, bicubic with anti-aliasing, in [0,1]; itself at its own."""
     if tuple(image_B3HW.shape[-2:]) == tuple(size):

@@ -50,9 +50,10 @@ def inpaint(self: Session, image: Any, mask: Any, label: Labels = None, **option
     Raises `FlexvarError` for anything that cannot be.
     """
     self.check_keywords("inpaint", options, Edit.__annotations__)
-    own = inputs.read_images(image, options.get("max_side", MAX_SIDE))
+    own, stored = inputs.read_pictures(image, options.get("max_side", MAX_SIDE))
     masks = inputs.read_masks(mask, (own.shape[-2], own.shape[-1]), len(own))
-    return _with_hole(self, "inpaint", own, canvas.fill_in(own, masks), masks, label, options)
+    filled = canvas.fill_in(own, masks)
+    return _with_hole(self, "inpaint", own, filled, masks, label, options, stored)
 
 
 def edit(
@@ -69,9 +70,10 @@ def edit(
     Raises `FlexvarError` for anything that cannot be.
     """
     self.check_keywords("edit", options, Edit.__annotations__)
-    own = inputs.read_images(image, options.get("max_side", MAX_SIDE))
+    own, stored = inputs.read_pictures(image, options.get("max_side", MAX_SIDE))
     masks = inputs.box_masks(box, (own.shape[-2], own.shape[-1]), len(own))
-    return _with_hole(self, "edit", own, canvas.fill_in(own, masks), masks, label, options)
+    filled = canvas.fill_in(own, masks)
+    return _with_hole(self, "edit", own, filled, masks, label, options, stored)
 
 
 def outpaint(
@@ -94,14 +96,15 @@ def outpaint(
     """
     self.check_keywords("outpaint", options, Edit.__annotations__)
     max_side = options.get("max_side", MAX_SIDE)
-    image_B3HW = inputs.read_images(image, max_side)
+    image_B3HW, stored = inputs.read_pictures(image, max_side)
     height, width = image_B3HW.shape[-2:]
     top, right, bottom, left = canvas.margins_of((height, width), ratio, margins)
     inputs.check_side(top + height + bottom, left + width + right, max_side, "the canvas")
     own = canvas.grow(image_B3HW, (top, right, bottom, left), fill)
     masks = torch.ones(len(own), *own.shape[-2:], dtype=torch.bool, device=own.device)
     masks[:, top : top + height, left : left + width] = False
-    return _with_hole(self, "outpaint", own, own, masks, label, options)
+    corner = (top, left)
+    return _with_hole(self, "outpaint", own, own, masks, label, options, stored, corner)
 
 
 def expand(self: Session, image: Any, label: Labels = None, **options: Any) -> Result:
@@ -135,13 +138,13 @@ def refine(
     self.check_keywords("refine", options, Task.__annotations__)
     size = (size, size) if isinstance(size, int) else size
     max_side = options.get("max_side", MAX_SIDE)
-    image_B3HW = inputs.read_images(image, max_side)
+    image_B3HW, stored = inputs.read_pictures(image, max_side)
     inputs.check_side(*size, max_side, "size")
     stride = self.tokenizer.space.stride
     any_size = options.get("any_size", True)
-    layout = self.layout(size, options.get("steps"), any_size=any_size)
     height, width = image_B3HW.shape[-2:]
-    _check_shape((height, width), size, stride)
+    _check_refined((height, width), size, stride, start)
+    layout = self.layout(size, options.get("steps"), any_size=any_size)
     own = Grid(*(max(1, round(side / stride)) for side in (height, width)))
     if start is None:
         start = edits.first_larger(layout, own)
@@ -166,8 +169,8 @@ def refine(
     known = edits.known_scales(maps, layout, start)
     report = {"task": "refine", "start": start, "encode_at": encode_at}
     images_B3HW, result = _run(self, layout, known, label, options, report)
-    output = options.get("output", "pil")
-    return Result(pictures(images_B3HW, output), *result)
+    made = _pictures(images_B3HW, options, stored)
+    return Result(made, *result)
 
 
 def score(
@@ -213,6 +216,8 @@ def _with_hole(
     generate_BHW: Tensor,
     label: Labels,
     options: Mapping[str, Any],
+    stored: Sequence[inputs.Stored | None],
+    corner: tuple[int, int] = (0, 0),
 ) -> Result:
     """The pictures with their holes generated, at their own size, the rest put back."""
     any_size = options.get("any_size", True)
@@ -242,7 +247,27 @@ def _with_hole(
         own, mask = own.to(images_B3HW.device), mask.to(images_B3HW.device)
         images_B3HW = canvas.paste(own, images_B3HW, mask, feather)
     result[1]["size"] = list(images_B3HW.shape[-2:])
-    return Result(pictures(images_B3HW, options.get("output", "pil")), *result)
+    known_BHW = canvas.feathered(generate_BHW, feather)[:, 0] == 0 if blend else None
+    return Result(_pictures(images_B3HW, options, stored, known_BHW, corner), *result)
+
+
+def _pictures(
+    images_B3HW: Tensor,
+    options: Mapping[str, Any],
+    stored: Sequence[inputs.Stored | None],
+    known_BHW: Tensor | None = None,
+    corner: tuple[int, int] = (0, 0),
+) -> Any:
+    """What a result holds: pictures in the profiles of their own, or the tensor in sRGB."""
+    made = pictures(images_B3HW, options.get("output", "pil"))
+    if isinstance(made, Tensor):
+        return made
+    each = len(made) // len(stored)
+    for place, image in enumerate(made):
+        if (own := stored[place // each]) is not None:
+            known_HW = None if known_BHW is None else known_BHW[place // each]
+            made[place] = inputs.in_own_colors(image, own, known_HW, corner)
+    return made
 
 
 def _run(
@@ -290,12 +315,20 @@ def _layout(
     return pipe.layout(size, steps, any_size=any_size)
 
 
-def _check_shape(own: tuple[int, int], size: tuple[int, int], stride: int) -> None:
-    """Raise unless a size has the shape of the picture, to within a cell."""
-    height, width = (own[0] * size[1] / own[1], own[1] * size[0] / own[0])
-    if abs(size[0] - height) > stride and abs(size[1] - width) > stride:
-        nearest = max(1, round(width / stride)) * stride
+def _check_refined(
+    own: tuple[int, int], size: tuple[int, int], stride: int, start: int | None
+) -> None:
+    """Raise unless a size has the shape of the picture, and is larger if nothing else is said."""
+    asked, has = (f"{height}x{width}" for height, width in (size, own))
+    better = canvas.refined_size(own, size, stride)
+    proposed = "" if better is None else f" {better[0]}x{better[1]} is larger and has its shape."
+    if not canvas.alike(own, size, stride):
         raise FlexvarError(
-            f"size: {size[0]}x{size[1]} has another shape than the picture, {own[0]}x{own[1]}, "
-            f"which would be stretched; {size[0]}x{nearest} has its shape."
+            f"size: {asked} has another shape than the picture, {has}, which would be stretched;"
+            f"{proposed}"
+        )
+    if start is None and not canvas.larger(own, size, stride):
+        raise FlexvarError(
+            f"refine: {asked} is no larger than the picture, {has}; ask for a larger size, or say "
+            f"at which step to start: start=3.{proposed}"
         )

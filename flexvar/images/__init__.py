@@ -1,6 +1,15 @@
 """Pictures in and out: reading, writing, and sheets of several."""
 
-from flexvar.images.read import SETTINGS_KEY, open_image, read_settings, to_rgb, to_tensor
+from flexvar.images.profile import from_srgb, rgb_profile
+from flexvar.images.read import (
+    SETTINGS_KEY,
+    check_regular,
+    open_image,
+    read_settings,
+    to_rgb,
+    to_tensor,
+    upright,
+)
 from flexvar.images.sheets import contact_sheet, sheet, strip, table
 from flexvar.images.write import ANIMATIONS, animate, save_png, to_pil
 
@@ -8,9 +17,12 @@ __all__ = [
     "ANIMATIONS",
     "SETTINGS_KEY",
     "animate",
+    "check_regular",
     "contact_sheet",
+    "from_srgb",
     "open_image",
     "read_settings",
+    "rgb_profile",
     "save_png",
     "sheet",
     "strip",
@@ -18,4 +30,5 @@ __all__ = [
     "to_pil",
     "to_rgb",
     "to_tensor",
+    "upright",
 ]
