@@ -80,7 +80,7 @@ def plan(config: ModelConfig | Mapping[str, Any], registry: Registry | None = No
     backbone = choose(registry, "backbone", config.backbone)
     width, head_dim = (_whole(config.backbone, backbone, name) for name in ("width", "head_dim"))
     wants = getattr(position.cls, "provides", frozenset({"add"})) - {"add"}
-    takes: frozenset[str] = getattr(backbone.cls, "accepts", frozenset())
+    takes = _accepts(backbone)
     if wants - takes:
         raise FlexvarError(
             f"position {config.position.name!r} gives {', '.join(sorted(wants))} positions, which "
@@ -104,7 +104,11 @@ def plan(config: ModelConfig | Mapping[str, Any], registry: Registry | None = No
         config.num_classes,
         space.groups,
         config.class_names,
+        "tokens" in takes and "tokens" in gives,
     )
+    if hasattr(conditioner.cls, "settled"):
+        settled = conditioner.cls.settled(conditioner.config, facts)
+        conditioner = Choice(conditioner.cls, settled)
     return Plan(facts, tokenizer, backbone, position, schedule, conditioner)
 
 
@@ -115,6 +119,7 @@ def build(config: ModelConfig | Mapping[str, Any], registry: Registry | None = N
     """
     config = parse(ModelConfig, config)
     planned = plan(config, registry)
+    config = _settled(config, planned)
     usual = torch.get_default_dtype()
     if usual != torch.float32:
         # What an application makes torch's default is no matter of ours, nor of a plugin's.
@@ -135,6 +140,17 @@ def _built(config: ModelConfig, planned: Plan) -> Parts:
         conditioner = planned.conditioner.build(facts)
         model = NextScaleModel(backbone, position, conditioner, facts=facts)
     return Parts(config, tokenizer, schedule, model)
+
+
+def settle(
+    config: ModelConfig | Mapping[str, Any], registry: Registry | None = None
+) -> ModelConfig:
+    """The config with all that a checkpoint has to record, such as which text encoder it is for.
+
+    Raises as `plan` does.
+    """
+    config = parse(ModelConfig, config)
+    return _settled(config, plan(config, registry))
 
 
 def build_for_weights(config: ModelConfig, registry: Registry | None = None) -> Parts:
@@ -175,6 +191,23 @@ def shared_weights(module: nn.Module) -> dict[str, str]:
         if first.setdefault(id(parameter), name) != name:
             again[name] = first[id(parameter)]
     return again
+
+
+def _settled(config: ModelConfig, planned: Plan) -> ModelConfig:
+    if not hasattr(planned.conditioner.cls, "settled"):
+        return config
+    name, options = config.conditioner.name, planned.conditioner.config
+    given = config.conditioner.options.keys()
+    changed = options.model_dump(mode="json", exclude_none=True)
+    usual = {key: field.default for key, field in type(options).model_fields.items()}
+    kept = {key: v for key, v in changed.items() if key in given or v != usual[key]}
+    return config.model_copy(update={"conditioner": ComponentSpec(name=name, **kept)})
+
+
+def _accepts(backbone: Choice) -> frozenset[str]:
+    """What a backbone does with positions and conditions; its options may narrow it."""
+    own: frozenset[str] = getattr(backbone.cls, "accepts", frozenset())
+    return getattr(backbone.config, "accepts", own)
 
 
 def component(

@@ -85,9 +85,10 @@ class NextScaleModel(nn.Module):
         self.facts = facts
         width = facts.width
         self.token_embedding = nn.Linear(facts.code_dim, width)
-        # Under the name that checkpoints know it by.
+        # Under the name that checkpoints know it by; add_module would take the property of that
+        # name for an attribute in the way.
         self._conditioner = getattr(conditioner, "state_name", "conditioner")
-        self.add_module(self._conditioner, cast(nn.Module, conditioner))
+        self._modules[self._conditioner] = cast(nn.Module, conditioner)
         self.start_embedding = nn.Parameter(torch.empty(width))
         self.position = cast(nn.Module, position)
         self.backbone = cast(nn.Module, backbone)
@@ -109,7 +110,7 @@ class NextScaleModel(nn.Module):
     @property
     def conditioner(self) -> Conditioner:
         """What turns labels, prompts or pictures into the condition."""
-        return cast(Conditioner, getattr(self, self._conditioner))
+        return cast(Conditioner, self._modules[self._conditioner])
 
     @property
     def num_classes(self) -> int:

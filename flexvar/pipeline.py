@@ -35,8 +35,10 @@ class Pipeline(Session):
 
     def __call__(
         self,
-        labels: Label | Sequence[Label],
+        labels: Label | Sequence[Label] = None,
         *,
+        prompts: Any = None,
+        negative: Any = None,
         size: tuple[int, int] | int | None = None,
         steps: Steps | None = None,
         sampler: Wanted | None = None,
@@ -52,10 +54,13 @@ class Pipeline(Session):
         any_size: bool = False,
         **options: Any,
     ) -> Result:
-        """Images of the given classes.
+        """Images of the given classes, or of words.
 
-        labels: class numbers or names, one image each; None is no class at all. num: images per
-        label. size: (height, width) in pixels, multiples of the stride; that of training unless
+        labels: class numbers or names, one image each; None is no class at all. prompts: words,
+        for a model that is conditioned on them, or what else its conditioner takes; a model of
+        words that knows classes by name takes labels too. negative: what guidance leads away
+        from, one for all images or one each. num: images per label or prompt.
+        size: (height, width) in pixels, multiples of the stride; that of training unless
         given. steps: a number, or the grids themselves. preset: which of the checkpoint's stored
         ways to sample. sampler: another than the preset's: a name, or a mapping with its name and
         options. options: those of the sampler, here and there; of ``standard`` they are guidance,
@@ -71,8 +76,9 @@ class Pipeline(Session):
         """
         if num < 1:
             raise FlexvarError(f"num: got {num}; expected at least 1 image per label.")
-        numbers = [n for n in self.label_numbers(labels) for _ in range(num)]
+        values = [value for value in self.values(labels, prompts) for _ in range(num)]
         options |= {
+            "negative": negative,
             "sampler": sampler,
             "preset": preset,
             "seed": seed,
@@ -85,7 +91,7 @@ class Pipeline(Session):
         }
         self.check_keywords("Pipeline", options)
         layout = self.layout(size, steps, any_size=any_size)
-        images_B3HW, generated, report = self.sample(numbers, layout, options, any_size=any_size)
+        images_B3HW, generated, report = self.sample(values, layout, options, any_size=any_size)
         return Result(pictures(images_B3HW, output), generated.maps, report)
 
     # Zero-shot tasks, in editing/tasks.py.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import operator
-import re
 import secrets
 import sys
 import warnings
@@ -38,6 +37,7 @@ class Sampling(TypedDict, total=False):
     The options of the sampler in force are keywords besides.
     """
 
+    negative: Any
     sampler: Wanted | None
     preset: str | None
     seed: int | Sequence[int] | None
@@ -52,6 +52,7 @@ class Sampling(TypedDict, total=False):
 class Task(Sampling, total=False):
     """Keywords of every zero-shot task besides; `flexvar.editing.tasks` explains them."""
 
+    prompt: Any
     steps: Steps | None
     num: int
     any_size: bool
@@ -68,7 +69,7 @@ class Edit(Task, total=False):
 
 
 # Names that no sampler's option can have: the keywords of calls and tasks.
-KEYWORDS = frozenset({*Edit.__annotations__, "labels", "label", "image", "mask", "box"})
+KEYWORDS = frozenset({*Edit.__annotations__, "labels", "label", "prompts", "image", "mask", "box"})
 
 
 def check_keywords(
@@ -84,42 +85,6 @@ def check_keywords(
                 f"{name}() got an unexpected keyword argument {option!r}{hint} Options of the "
                 f"sampler {sampler.name!r}: {', '.join(sampler.options)}."
             )
-
-
-def label_numbers(
-    labels: Label | Sequence[Label], count: int, names: Sequence[str] | None
-) -> list[int]:
-    """Class numbers of labels given as numbers, names or None (the null label, ``count``).
-
-    Raises `FlexvarError` for a class there is not, with the nearest name.
-    """
-    listed = [labels] if labels is None or isinstance(labels, int | str) else list(labels)
-    if not listed:
-        raise FlexvarError("labels: there is none; give a class number or name per image.")
-    return [_label_number(label, count, names) for label in listed]
-
-
-def _label_number(label: Label, count: int, names: Sequence[str] | None) -> int:
-    if label is None:
-        return count
-    if isinstance(label, str) and names is not None and label in names:
-        return names.index(label)
-    if isinstance(label, str) and re.fullmatch(r"-?[0-9]+", label):
-        label = int(label)
-    if isinstance(label, str):
-        if names is None:
-            raise FlexvarError(
-                f"label: got {label!r}; this model has no class names, only the numbers 0 to "
-                f"{count - 1}."
-            )
-        near = get_close_matches(label, names, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
-        some = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
-        raise FlexvarError(f"label: there is no class {label!r}.{hint} Classes: {some}.")
-    number = whole("label", label)
-    if not 0 <= number < count:
-        raise FlexvarError(f"label: got {label}; this model has {count} classes, 0 to {count - 1}.")
-    return number
 
 
 def whole(what: str, value: Any) -> int:

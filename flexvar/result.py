@@ -28,10 +28,16 @@ class Result:
     known: Known | None = None
 
     def image_settings(self, index: int) -> dict[str, Any]:
-        """The settings of one image: its own label, seed and index."""
-        keep = {k: v for k, v in self.settings.items() if k not in ("labels", "seeds")}
+        """The settings of one image: its own label or prompt, seed and index."""
+        several = {"labels": "label", "prompts": "prompt", "negative": "negative"}
+        keep = {k: v for k, v in self.settings.items() if k not in (*several, "seeds")}
+        own = {}
+        for name, one in several.items():
+            if name in self.settings:
+                values = self.settings[name]
+                own[one] = values[index] if len(values) > 1 else values[0]
         seed, key = self.settings["seeds"][index]
-        return {**keep, "label": self.settings["labels"][index], "seed": seed, "index": key}
+        return {**keep, **own, "seed": seed, "index": key}
 
     def save(self, directory: str | Path, *, start: int = 0) -> list[Path]:
         """Write ``00000.png`` ... with their settings; return the paths."""

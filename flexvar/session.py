@@ -10,11 +10,11 @@ from typing import Any, Self, cast
 import torch
 from torch import Tensor, nn
 
-from flexvar import __version__, checkpoint, resolve
+from flexvar import __version__, checkpoint, conditions, resolve
 from flexvar.build import Parts, build
 from flexvar.checkpoint import CheckpointConfig
 from flexvar.components import PositionEmbedding, Predictor, Sampler, Tokenizer
-from flexvar.components.conditioner import each
+from flexvar.components.conditioner import each, takes
 from flexvar.components.sampler import models_of
 from flexvar.config import ComponentConfig, ModelConfig, load_yaml, parse
 from flexvar.errors import FlexvarError
@@ -118,7 +118,7 @@ class Session:
                     parts = build(model_config, registry)
             for module in parts.modules():
                 module.eval()
-            pipe = cls(parts, CheckpointConfig(model=model_config), registry=registry)
+            pipe = cls(parts, CheckpointConfig(model=parts.config), registry=registry)
             meta = any(p.is_meta for module in parts.modules() for p in module.parameters())
             return pipe.to(device or ("meta" if meta else "cpu"), dtype)
 
@@ -239,14 +239,14 @@ class Session:
 
     def sample(
         self,
-        numbers: Sequence[int],
+        values: Sequence[Any],
         layout: Layout,
         options: Mapping[str, Any],
         *,
         known: Known | None = None,
         any_size: bool = False,
     ) -> tuple[Tensor, Generated, dict[str, Any]]:
-        """Images (B,3,H,W) in [0,1] of class numbers, their tokens, and the settings of both.
+        """Images (B,3,H,W) in [0,1] of `values`, their tokens, and the settings of both.
 
         What `__call__` and all editing come down to. options: `flexvar.resolve.Sampling`, and those
         of the sampler. known: tokens that are given.
@@ -257,7 +257,7 @@ class Session:
         on_scale = options.get("on_scale")
         chosen = self.chosen(options)
         sampler = chosen.build(self.model.facts)
-        keys = resolve.image_keys(options.get("seed"), len(numbers), options.get("first_index", 0))
+        keys = resolve.image_keys(options.get("seed"), len(values), options.get("first_index", 0))
         model = resolve.model_for(self.model, layout) if any_size else self.model
         if model is not self.model:
             self._warn_once(
@@ -278,13 +278,12 @@ class Session:
             generated = generate(
                 model,
                 self.tokenizer,
-                each(
-                    lambda values: values.to(self.device), self.model.conditioner.collate(numbers)
-                ),
+                self.collate(values),
                 layout,
                 sampler,
                 generators(keys),
                 predictor=self._predictor(sampler, model, layout, any_size),
+                null=self._negative(options.get("negative"), len(values)),
                 known=known,
                 images_per_call=options.get("images_per_call"),
                 on_scale=after_scale,
@@ -293,7 +292,8 @@ class Session:
         report = {
             "flexvar": __version__,
             "model": self.config.model.backbone.name if self.config.model.backbone else None,
-            "labels": [self.label_name(number) for number in numbers],
+            **conditions.named(self.model.conditioner, values, self.class_names),
+            **conditions.named_negative(options.get("negative")),
             "size": list(images_B3HW.shape[-2:]),
             "steps": [list(grid) for grid in layout],
             **chosen.report(),
@@ -347,12 +347,37 @@ class Session:
         ]
         return torch.cat(parts).add(1).div(2).clamp(0, 1)
 
+    def values(self, labels: Any = None, prompts: Any = None) -> list[Any]:
+        """What images are to be of, one value each, as the model's conditioner collates them.
+
+        labels, prompts: two names for it, one value or several: class numbers or names of a model
+        that is conditioned on classes, words of one that is conditioned on text - or names of its
+        classes, if it has any. Neither is one image of nothing in particular.
+        Raises `FlexvarError` for both together, and for what this model does not take.
+        """
+        return conditions.values(
+            self.model.conditioner, labels, prompts, self.model.num_classes, self.class_names
+        )
+
+    def collate(self, values: Sequence[Any]) -> Any:
+        """Inputs of the model for `values`, on its device."""
+        inputs = self.model.conditioner.collate(values)
+        return each(lambda tensor: tensor.to(self.device), inputs)
+
+    def _negative(self, negative: Any, count: int) -> Any | None:
+        """Inputs that guidance leads away from, instead of no condition; None if not asked for."""
+        if negative is None:
+            return None
+        by_class = takes(self.model.conditioner) == "label"
+        given = self.values(negative, None) if by_class else self.values(None, negative)
+        return self.collate(conditions.negatives(given, count))
+
     def label_numbers(self, labels: Label | Sequence[Label]) -> list[int]:
         """Class numbers of labels given as numbers, names or None (the null label).
 
         Raises `FlexvarError` for a class there is not, with the nearest name.
         """
-        return resolve.label_numbers(labels, self.model.num_classes, self.class_names)
+        return conditions.class_numbers(labels, self.model.num_classes, self.class_names)
 
     def label_name(self, number: int) -> Label:
         """The name of a class number, or the number if there are no names; None for no class."""

@@ -95,7 +95,7 @@ def validation(
     sums: dict[str, float] = {}
     seen = 0
     for batch in ordered_batches(held_out, batch_size=quality.BATCH, limit=limit):
-        images, labels_B = (tensor.to(pipe.device) for tensor in batch)
+        images, labels_B = (tensor.to(pipe.device) for tensor in batch[:2])
         maps = pipe.tokenizer.encode(images, layout)
         logits_BLV = pipe.model(labels_B, teacher_forcing(pipe.tokenizer, maps, layout), layout)
         losses_BL = token_losses(logits_BLV, targets(maps))
@@ -122,7 +122,7 @@ def parity(pipe: Pipeline, data: Mapping[str, Any], layout: Layout) -> dict[str,
     """
     held_out = open_data(DataConfig.model_validate(dict(data)), "val")
     batch = next(iter(ordered_batches(held_out, batch_size=4, limit=4)))
-    images, labels_B = (tensor.to(pipe.device) for tensor in batch)
+    images, labels_B = (tensor.to(pipe.device) for tensor in batch[:2])
     inputs_BLC = teacher_forcing(pipe.tokenizer, pipe.tokenizer.encode(images, layout), layout)
     state, first = pipe.model.start(labels_B, layout), layout[0].cells
     by_scale = [pipe.model.step(None, state)]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import operator
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any, ClassVar, Protocol, runtime_checkable
 
 from torch import Tensor
 
 from flexvar.config import ComponentConfig
+from flexvar.errors import FlexvarError
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,10 +37,15 @@ class Conditioner(Protocol):
     ``collate`` makes batch-first tensors (one, or a tuple of them) of one value per image on the
     CPU; None is no condition; it raises a `FlexvarError` for a value it does not know. ``null``
     gives inputs of the same shapes without a condition in any row, the same whatever it is made
-    of. ``forward`` takes what either of them gave, on the model's device.
+    of. Neither touches a weight, so that both work while the weights are sharded. ``forward``
+    takes what either of them gave, on the model's device.
 
-    Optional: ``state_name``, the name of its weights in a checkpoint, "conditioner" unless given;
-    ``initialise()``, called once when a model is made with fresh weights.
+    Optional: ``takes``, what the values are: "label" (class numbers or names), "prompt" (words),
+    "image" or "nothing" - training takes them from the data by it, and a user who gives the wrong
+    kind is told so; without it anything goes to ``collate``. ``state_name``, the name of its
+    weights in a checkpoint, "conditioner" unless given. ``initialise()``, called once when a model
+    is made with fresh weights. ``settled(config, facts)``, a class method: the options with
+    everything that a checkpoint has to record filled in.
     """
 
     Config: ClassVar[type[ComponentConfig]]
@@ -60,3 +69,42 @@ def rows(inputs: Any) -> int:
     """How many images a conditioner's inputs are for."""
     first: Tensor = inputs[0] if isinstance(inputs, tuple) else inputs
     return len(first)
+
+
+def takes(conditioner: object) -> str | None:
+    """What the values of a conditioner are, "label", "prompt", "image" or "nothing"; None: unsaid.
+
+    It may be a class.
+    """
+    found: str | None = getattr(conditioner, "takes", None)
+    return found
+
+
+def class_number(label: Any, count: int, names: Sequence[str] | None) -> int:
+    """The number of a class given as a number or name, or None for no class: ``count``.
+
+    Raises `FlexvarError` for a class there is not, with the nearest name.
+    """
+    if label is None:
+        return count
+    if isinstance(label, str) and names is not None and label in names:
+        return names.index(label)
+    if isinstance(label, str) and re.fullmatch(r"-?[0-9]+", label):
+        label = int(label)
+    if isinstance(label, str):
+        if names is None:
+            raise FlexvarError(
+                f"label: got {label!r}; this model has no class names, only the numbers 0 to "
+                f"{count - 1}."
+            )
+        near = get_close_matches(label, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        some = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+        raise FlexvarError(f"label: there is no class {label!r}.{hint} Classes: {some}.")
+    try:
+        number = operator.index(label)
+    except TypeError:
+        raise FlexvarError(f"label: got {label!r}; expected a whole number.") from None
+    if not 0 <= number < count:
+        raise FlexvarError(f"label: got {label}; this model has {count} classes, 0 to {count - 1}.")
+    return number

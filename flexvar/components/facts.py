@@ -35,7 +35,8 @@ class Facts:
     """What a component is told at build time beside its own options.
 
     For a tokenizer alone ``width``, ``head_dim`` and ``num_classes`` are 0. groups: parts of a
-    token, see `TokenSpace`. class_names: one per class, if there are names.
+    token, see `TokenSpace`. class_names: one per class, if there are names. reads_tokens: whether
+    the backbone reads the tokens that the conditioner gives, beside its pooled vector.
     """
 
     vocab_size: int
@@ -45,3 +46,4 @@ class Facts:
     num_classes: int
     groups: int = 1
     class_names: tuple[str, ...] | None = None
+    reads_tokens: bool = False

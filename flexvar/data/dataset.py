@@ -37,12 +37,14 @@ class Fetched(NamedTuple):
 
     images_B3HW, labels_B: without those that could not be read and have no replacement.
     unreadable: name -> reason. small: name -> (height, width) of pictures below the crop.
+    captions: of each sample.
     """
 
     images_B3HW: Tensor
     labels_B: Tensor
     unreadable: dict[str, str]
     small: dict[str, tuple[int, int]]
+    captions: tuple[tuple[str, ...], ...] = ()
 
 
 class RawRequest(NamedTuple):
@@ -137,6 +139,12 @@ class Dataset:
         assert not isinstance(self.pictures, ShardPictures)
         return self.pictures.label(index % len(self.pictures))
 
+    def captions(self, index: int) -> tuple[str, ...]:
+        """What a sample may be called, without opening its picture; not for shards."""
+        assert not isinstance(self.pictures, ShardPictures)
+        known = getattr(self.pictures, "captions", None)
+        return () if known is None else tuple(known(index % len(self.pictures)))
+
     def fingerprint(self) -> str:
         """A text that changes when the pictures or the rule that crops them do."""
         # Columns that are not named are no option, so that what was made before stays valid.
@@ -147,17 +155,19 @@ class Dataset:
 
     def fetch(self, requests: Sequence[Key | RawRequest]) -> Fetched:
         """The samples asked for; changes nothing that a later one depends on."""
-        images, labels = [], []
+        images, labels, captions = [], [], []
         unreadable: dict[str, str] = {}
         small: dict[str, tuple[int, int]] = {}
         for place, request in enumerate(requests):
             key = request.key if isinstance(request, RawRequest) else request
             if key is None:
                 continue
-            sample = self._sample(key, requests, place, unreadable, small)
-            if sample is not None:
+            found = self._sample(key, requests, place, unreadable, small)
+            if found is not None:
+                sample, called = found
                 images.append(sample.image_3HW)
                 labels.append(sample.label)
+                captions.append(called)
             elif self.augment:
                 why = "".join(f"\n  {reason}" for reason in list(unreadable.values())[:5])
                 raise FlexvarError(
@@ -166,7 +176,8 @@ class Dataset:
                 )
         height, width = self.size
         images_B3HW = torch.stack(images) if images else torch.empty(0, 3, height, width)
-        return Fetched(images_B3HW, torch.tensor(labels, dtype=torch.int64), unreadable, small)
+        labels_B = torch.tensor(labels, dtype=torch.int64)
+        return Fetched(images_B3HW, labels_B, unreadable, small, tuple(captions))
 
     def note(self, fetched: Fetched) -> None:
         """Remember what could not be read, and warn about each file once."""
@@ -196,7 +207,7 @@ class Dataset:
         place: int,
         unreadable: dict[str, str],
         small: dict[str, tuple[int, int]],
-    ) -> Sample | None:
+    ) -> tuple[Sample, tuple[str, ...]] | None:
         for attempt in range(MOST_ATTEMPTS if self.augment else 1):
             random = random_source(key.seed, key.epoch, key.number, attempt)
             try:
@@ -204,17 +215,19 @@ class Dataset:
                 request = requests[(place + attempt) % len(requests)]
                 if isinstance(request, RawRequest):
                     prepared, label = self._decode(request.raw, small), request.raw.label
+                    captions = request.raw.captions
                 else:
                     assert not isinstance(self.pictures, ShardPictures)
                     index = key.number % len(self.pictures)
                     if attempt:
                         index = int(random.random() * len(self.pictures))
                     prepared, label = self._prepared(index, small), self.pictures.label(index)
+                    captions = self.captions(index)
             except UnreadableError as error:
                 unreadable[error.name] = error.reason
                 continue
             image = self.rule.cut(prepared, random if self.augment else None)
-            return Sample(to_tensor(image), label)
+            return Sample(to_tensor(image), label), captions
         return None
 
     def _prepared(self, index: int, small: dict[str, tuple[int, int]]) -> Image.Image:

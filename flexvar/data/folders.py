@@ -1,4 +1,7 @@
-"""Image folders: ROOT/CLASS/*, ROOT/train/CLASS/* and ROOT/val/CLASS/*, or ROOT/*."""
+"""Image folders: ROOT/CLASS/*, ROOT/train/CLASS/* and ROOT/val/CLASS/*, or ROOT/*.
+
+Captions stand beside the pictures, see `flexvar.data.captions`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ from pathlib import Path
 
 from PIL import Image
 
+from flexvar.data.captions import FolderCaptions
 from flexvar.data.config import DataConfig, Split
 from flexvar.data.listing import add_titles, list_folder
 from flexvar.data.names import read_class_names
@@ -112,6 +116,7 @@ class FilePictures:
 
     def __init__(self, root: Path, paths: list[str], labels: list[int]) -> None:
         self.root, self.paths, self.labels = root, paths, labels
+        self._captions = FolderCaptions(root, paths)
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -124,6 +129,10 @@ class FilePictures:
         """The class number of a picture."""
         return self.labels[index]
 
+    def captions(self, index: int) -> tuple[str, ...]:
+        """What stands beside a picture, in ``x.txt`` or ``captions.jsonl``."""
+        return self._captions.of(self.paths[index])
+
     def open(self, index: int, enough: tuple[int, int]) -> Image.Image:
         """The picture, upright in RGB; a large JPEG is decoded at a fraction of its size."""
         return open_image(self.root / self.paths[index], enough=enough)
@@ -133,5 +142,6 @@ class FilePictures:
         lines = []
         for path, label in zip(self.paths, self.labels, strict=True):
             info = (self.root / path).stat()
-            lines.append(f"{path} {label} {info.st_size} {info.st_mtime_ns}")
+            captions = self._captions.state(path)
+            lines.append(f"{path} {label} {info.st_size} {info.st_mtime_ns}{captions}")
         return "\n".join(lines)

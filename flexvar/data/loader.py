@@ -23,10 +23,18 @@ ENOUGH_TO_REPLACE = 8
 
 
 class Batch(NamedTuple):
-    """images_B3HW: fp32 in [-1,1]. labels_B: int64 class numbers."""
+    """images_B3HW: fp32 in [-1,1]. labels_B: int64 class numbers.
+
+    captions: what each picture may be called, all of its captions; () of one that has none.
+    """
 
     images_B3HW: Tensor
     labels_B: Tensor
+    captions: tuple[tuple[str, ...], ...] = ()
+
+    def to(self, device: torch.device) -> Batch:
+        """The same with the pictures on a device; what they are of stays on the host."""
+        return self._replace(images_B3HW=self.images_B3HW.to(device))
 
 
 def batches(
@@ -115,7 +123,7 @@ def _batches(
             raise result
         dataset.note(result)
         if len(result.labels_B):
-            yield Batch(result.images_B3HW, result.labels_B)
+            yield Batch(result.images_B3HW, result.labels_B, result.captions)
 
 
 class _Decoder:

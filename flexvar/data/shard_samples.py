@@ -20,14 +20,16 @@ from functools import partial
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from flexvar.data.captions import captions_of
 from flexvar.data.listing import SUFFIXES
 from flexvar.data.names import decoded
 from flexvar.data.notes import Notes
 from flexvar.data.tar import MOST_MEMBER, DamagedError, Tar
 
 LABELS = ("cls", "json")
+CAPTION = "txt"
 # Longer ones are no labels: JSON may hold much beside.
-MOST_LABEL = {"cls": 2**20, "json": 16 * 2**20}
+MOST_LABEL = {"cls": 2**20, "json": 16 * 2**20, CAPTION: 2**20}
 MOST_NAME = 1000
 _NAME = re.compile(r"((?:.*/|)[^./][^./]*)\.([^/]*)", re.DOTALL)
 # What webdataset itself passes over.
@@ -36,7 +38,7 @@ _LITTER = frozenset(("__MACOSX", "@eaDir", "#recycle", ".AppleDouble", ".Trashes
 
 
 class Part(NamedTuple):
-    """A picture or a label of a shard.
+    """A picture, label or caption of a shard.
 
     key, suffix: before and behind the first dot. stem: before the last one. kind: "picture" or
     a label's suffix. read: its bytes, which have to be read before the next part is asked for.
@@ -74,11 +76,12 @@ class Index(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A sample of a shard: key, class text ("" without one), and the picture's bytes."""
+    """A sample of a shard: key, class text ("" without one), the picture's bytes, captions."""
 
     key: str
     text: str
     data: bytes
+    captions: tuple[str, ...] = ()
 
 
 def entries(tar: Tar, index: Index, notes: Notes) -> Iterator[Entry]:
@@ -88,7 +91,8 @@ def entries(tar: Tar, index: Index, notes: Notes) -> Iterator[Entry]:
         _count(group, notes)
         if group.picture is not None:
             text = _text(group, notes) or index.loose.get(group.key, "")
-            yield Entry(group.key, text, group.data)
+            called = {suffix.rsplit(".", 1)[-1]: data for suffix, (_, data) in group.labels.items()}
+            yield Entry(group.key, text, group.data, captions_of(called))
     if problem:
         raise problem[0]
 
@@ -102,7 +106,7 @@ def take_stock(tar: Tar, notes: Notes) -> tuple[list[tuple[str, str]], Index, Da
     problem: list[DamagedError] = []
     for part in _until(_parts(tar, notes), problem):
         data = b""
-        if part.kind != "picture":
+        if part.kind in LABELS:
             try:
                 data = part.read()
             except DamagedError as error:
@@ -148,7 +152,7 @@ def _parts(tar: Tar, notes: Notes) -> Iterator[Part]:
             continue
         last = found[2].rsplit(".", 1)[-1].lower()
         kind = "picture" if f".{last}" in SUFFIXES else last
-        if kind not in ("picture", *LABELS):
+        if kind not in ("picture", *LABELS, CAPTION):
             continue
         if info.islnk() or info.issym():
             target = tar.target(info) if tar.seekable else None
@@ -235,7 +239,7 @@ def _text(group: Group, notes: Notes) -> str:
         if kind in group.labels:
             return _label(kind, group.labels[kind][1], group.key, notes)
     for suffix, (own, data) in group.labels.items():
-        if own == stem:
+        if own == stem and not suffix.endswith(CAPTION):
             return _label(suffix.rsplit(".", 1)[-1], data, group.key, notes)
     return ""
 

@@ -48,7 +48,8 @@ class Shards:
 
     A sample is a picture and, of the same name, its class: ``.cls`` with a number or a name, or
     ``.json`` with "label" or "cls"; without either there is one class. A picture without a label
-    among others with one is left out. ``classes.txt`` beside local shards names numbered classes,
+    among others with one is left out. Its captions are the lines of ``.txt``, or "caption" or
+    "captions" of ``.json``. ``classes.txt`` beside local shards names numbered classes,
     one a line. Shards called val..., or in a folder val, are for validation; else samples are
     held out by their names. Local shards are counted by their headers; addresses are not, so
     ``classes`` and ``samples`` have to be given.
@@ -259,11 +260,11 @@ class ShardPictures:
     def _read(self, urls: list[str]) -> Iterator[Raw]:
         for url in urls:
             notes = Notes()
-            for key, text, data in self._entries(url, notes):
+            for key, text, data, captions in self._entries(url, notes):
                 if self.held not in (None, _held(key, self.fraction)):
                     continue
                 if text in self.numbers:
-                    yield Raw(f"{url}: {key}", self.numbers[text], data)
+                    yield Raw(f"{url}: {key}", self.numbers[text], data, captions)
                 elif scheme(url):
                     why = f"pictures with {'another' if text else 'no'} label: left out"
                     notes.add(why, f"{key} {text}")

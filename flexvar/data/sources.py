@@ -31,11 +31,12 @@ class Defaults:
 
 
 class Raw(NamedTuple):
-    """A picture of a shard as it stands there: its name, class number, and encoded bytes."""
+    """A picture of a shard as it stands there: name, class number, encoded bytes, captions."""
 
     name: str
     label: int
     data: bytes
+    captions: tuple[str, ...] = ()
 
 
 class Pictures(Protocol):
@@ -43,7 +44,8 @@ class Pictures(Protocol):
 
     ``open`` gives it upright in RGB, and may give it smaller than it is stored, but not below
     ``enough`` (height, width). It raises a `FlexvarError` for one that cannot be read.
-    ``state`` is a text that changes with the pictures.
+    ``state`` is a text that changes with the pictures. Optional: ``captions(index)``, what a
+    picture may be called.
     """
 
     repeats: int

@@ -1,6 +1,7 @@
 """The zero-shot tasks: the methods `flexvar.Pipeline` has beside generating.
 
 They share these keywords. label: a class number or name, or None for no class; one for all
+pictures or one each. prompt: words instead, for a model that is conditioned on them; likewise
 pictures or one each. rule: which cells of a scale are generated, see
 `flexvar.editing.known.cells_to_generate`; ``area`` unless given. blend: put the known pixels
 back, on by default; off, the tokenizer's picture of them stays. feather: pixels of the known part
@@ -25,7 +26,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from flexvar import resolve
+from flexvar import conditions, resolve
+from flexvar.components.conditioner import takes
 from flexvar.editing import canvas, inputs
 from flexvar.editing import known as edits
 from flexvar.editing.canvas import Fill
@@ -60,7 +62,7 @@ def edit(
     self: Session,
     image: Any,
     box: Sequence[int] | Sequence[Sequence[int]],
-    label: Labels,
+    label: Labels = None,
     **options: Any,
 ) -> Result:
     """Pictures with something of another class in a box: class-conditional editing.
@@ -178,6 +180,7 @@ def score(
     image: Any,
     labels: Labels = None,
     *,
+    prompts: Any = None,
     size: tuple[int, int] | int | None = None,
     steps: Steps | None = None,
     any_size: bool = True,
@@ -185,17 +188,23 @@ def score(
 ) -> scoring.Scores:
     """Log-likelihoods of pictures, (B, classes, K) in nats: by picture, class and scale.
 
-    labels: class numbers or names, all unless given. It is the model's own distribution, without
-    guidance or filters, of the tokens the tokenizer gives the picture. The other keywords: see
-    `flexvar.editing.tasks`.
+    labels: class numbers or names, all unless given. prompts: words instead, of a model that is
+    conditioned on them: which of these is the picture of? It is the model's own distribution,
+    without guidance or filters, of the tokens the tokenizer gives the picture. The other keywords:
+    see `flexvar.editing.tasks`.
     """
     image_B3HW = inputs.read_images(image, max_side)
-    numbers = list(range(self.model.num_classes)) if labels is None else self.label_numbers(labels)
+    if labels is None and prompts is None:
+        if takes(self.model.conditioner) == "prompt" and self.class_names is None:
+            raise FlexvarError("score: give the prompts to choose between, prompts=[...].")
+        labels = list(range(self.model.num_classes))
+    values = self.values(labels, prompts)
     layout = _layout(self, image_B3HW, size, steps, any_size)
     maps = edits.encoder(self.tokenizer, layout, self.device)(image_B3HW)
     model = resolve.model_for(self.model, layout) if any_size else self.model
-    nats_BNK = scoring.nats(model, self.tokenizer, maps, numbers, layout)
-    return scoring.Scores(nats_BNK, tuple(self.label_name(n) for n in numbers), layout)
+    nats_BNK = scoring.nats(model, self.tokenizer, maps, values, layout)
+    names = conditions.named(model.conditioner, values, self.class_names)
+    return scoring.Scores(nats_BNK, tuple(next(iter(names.values()))), layout)
 
 
 def classify(self: Session, image: Any, labels: Labels = None, **options: Any) -> Any:
@@ -282,12 +291,13 @@ def _run(
     num, count = options.get("num", 1), len(known.maps[0])
     if num < 1:
         raise FlexvarError(f"num: got {num}; expected at least 1 image per picture.")
-    numbers = pipe.label_numbers(label)
-    if len(numbers) not in (1, count):
+    values = pipe.values(label, options.get("prompt"))
+    if len(values) not in (1, count):
+        what = "label" if options.get("prompt") is None else "prompt"
         raise FlexvarError(
-            f"label: {len(numbers)} labels for {count} pictures; give one, or one each."
+            f"{what}: {len(values)} {what}s for {count} pictures; give one, or one each."
         )
-    numbers = [n for n in numbers * (count // len(numbers)) for _ in range(num)]
+    values = [value for value in values * (count // len(values)) for _ in range(num)]
     if num > 1:
         maps, keep = (
             tuple(map_Bhw.repeat_interleave(num, 0) for map_Bhw in part)
@@ -296,7 +306,7 @@ def _run(
         known = Known(maps, keep)
     any_size = options.get("any_size", True)
     images_B3HW, generated, settings = pipe.sample(
-        numbers, layout, options, known=known, any_size=any_size
+        values, layout, options, known=known, any_size=any_size
     )
     return images_B3HW, (generated.maps, {**settings, **report}, known)
 

@@ -232,7 +232,8 @@ def _in_order(
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """Batches in a random order that the seed determines, until each class may have enough."""
     if dataset.streams:
-        yield from ordered_batches(dataset, batch_size=BATCH)
+        for batch in ordered_batches(dataset, batch_size=BATCH):
+            yield batch.images_B3HW, batch.labels_B
         return
     keys: list[Key] = []
     left = dict.fromkeys(range(dataset.num_classes), most)

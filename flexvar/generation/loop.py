@@ -57,6 +57,7 @@ def generate(
     sources: Sequence[torch.Generator],
     *,
     predictor: Predictor | None = None,
+    null: Any | None = None,
     known: Known | None = None,
     images_per_call: int | None = None,
     on_scale: OnScale | None = None,
@@ -65,8 +66,9 @@ def generate(
 
     inputs: what the model's conditioner collated, on the model's device. sources: one
     CPU generator per image, see `flexvar.generation.seeds.generators`. predictor: what is asked in
-    the model's place, such as what a sampler's ``wrap`` made. known: tokens that win
-    over the drawn ones, at each scale before it is folded; the numbers drawn are the same with and
+    the model's place, such as what a sampler's ``wrap`` made. null: inputs that guidance leads
+    away from; those of no condition unless given. known: tokens that win over
+    the drawn ones, at each scale before it is folded; the numbers drawn are the same with and
     without, so that with nothing to keep the images are too. images_per_call: how many
     images share one call of the model, and of all that rounds by its size; all unless given, but 1
     on a CPU: there an image is the same to the bit whatever its batch, at next to no cost in
@@ -82,6 +84,7 @@ def generate(
         layout,
         sampler,
         sources,
+        null=null,
         known=known,
         images_per_call=images_per_call,
     )

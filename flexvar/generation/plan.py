@@ -75,6 +75,7 @@ def plan(
     sampler: Sampler,
     sources: Sequence[torch.Generator],
     *,
+    null: Any | None = None,
     known: Known | None = None,
     images_per_call: int | None = None,
 ) -> list[Share]:
@@ -109,7 +110,10 @@ def plan(
     uniform, more = _numbers(sources, layout, groups, counts)
     uniform = uniform.to(device)
     more = [None if one is None else one.to(device) for one in more]
-    null = conditioner.null(inputs) if guided else None
+    if guided and null is None:
+        null = conditioner.null(inputs)
+    if not guided:
+        null = None
     codes_VC = _codes(tokenizer, device) if mixes else None
     shares = []
     for start in range(0, batch, share):

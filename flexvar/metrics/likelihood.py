@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from flexvar.components import Tokenizer
+from flexvar.components.conditioner import each
 from flexvar.layout import Layout
 from flexvar.metrics.token_loss import token_losses
 from flexvar.model import NextScaleModel
@@ -48,22 +50,24 @@ def nats(
     model: NextScaleModel,
     tokenizer: Tokenizer,
     maps: Sequence[Tensor],
-    labels: Sequence[int],
+    values: Sequence[Any],
     layout: Layout,
 ) -> Tensor:
     """Log-likelihood (B, classes, K) fp32 of token maps under each class, by scale, in nats.
 
-    maps: one int64 map per grid, (B,h,w) or (B,h,w,G). labels: class numbers. Without guidance,
-    temperature or filters: the model's own distribution. One picture and class at a time, in the
-    memory of one.
+    maps: one int64 map per grid, (B,h,w) or (B,h,w,G). values: what the model's conditioner
+    collates: class numbers, or prompts. Without guidance, temperature or filters: the model's own
+    distribution. One picture and class at a time, in the memory of one.
     """
     inputs_BLC, targets_BL = teacher_forcing(tokenizer, maps, layout), targets(maps)
+    device = targets_BL.device
+    collated = [model.conditioner.collate([value]) for value in values]
+    conditions = [each(lambda tensor: tensor.to(device), inputs) for inputs in collated]
     rows = []
     for inputs_1LC, targets_1L in zip(inputs_BLC.split(1), targets_BL.split(1), strict=True):
         row = []
-        for label in labels:
-            label_1 = torch.tensor([label], dtype=torch.int64, device=targets_BL.device)
-            loss_L = token_losses(model(label_1, inputs_1LC, layout), targets_1L)[0]
+        for condition in conditions:
+            loss_L = token_losses(model(condition, inputs_1LC, layout), targets_1L)[0]
             row.append(torch.stack([-loss_L[part].sum() for part in layout.slices]))
         rows.append(torch.stack(row))
     return torch.stack(rows)

@@ -19,15 +19,23 @@ from flexvar.data import Batch, Dataset, batches
 from flexvar.errors import FlexvarError
 from flexvar.training.recipe import CacheConfig, TrainRecipe
 
-KEY, LATENTS, LABELS = "key.json", "latents.npy", "labels.npy"
+KEY, LATENTS, LABELS, CAPTIONS = "key.json", "latents.npy", "labels.npy", "captions.json"
 
 
 class LatentCache:
-    """Latents (N,C,h,w) and labels (N,) on disk, read by memory map."""
+    """Latents (N,C,h,w), labels (N,) and captions on disk; the latents are read by memory map.
+
+    captions: of each latent; None of a cache that was made when they were not kept.
+    """
 
     def __init__(self, directory: Path) -> None:
         self.latents = np.load(directory / LATENTS, mmap_mode="r")
         self.labels = np.load(directory / LABELS)
+        self.captions: list[tuple[str, ...]] | None = None
+        if (directory / CAPTIONS).is_file():
+            kept = json.loads((directory / CAPTIONS).read_text("utf-8"))
+            texts = [tuple(texts) for texts in kept["texts"]]
+            self.captions = [texts[number] for number in kept["of"]]
         self._order: tuple[tuple[int, int], np.ndarray[Any, Any]] | None = None
 
     @classmethod
@@ -74,14 +82,15 @@ class LatentCache:
     def stream(
         self, *, batch_size: int, seed: int, start: int, rank: int, world: int
     ) -> Iterator[Batch]:
-        """Batches (latents, labels) without end, in a new order each time through."""
+        """Batches (latents, labels, captions) without end, in a new order each time through."""
         whole = batch_size * world
         number = start
         while True:
             first = number * whole + rank * batch_size
             index = [self._index(place, seed) for place in range(first, first + batch_size)]
             latents = torch.from_numpy(np.stack([self.latents[i] for i in index])).float()
-            yield Batch(latents, torch.from_numpy(self.labels[index]))
+            captions = tuple(self.captions[i] for i in index) if self.captions else ()
+            yield Batch(latents, torch.from_numpy(self.labels[index]), captions)
             number += 1
 
     def _index(self, place: int, seed: int) -> int:
@@ -116,6 +125,8 @@ def _fill(
     stride, code_dim = tokenizer.space.stride, tokenizer.space.code_dim
     shape = (count, code_dim, *(side // stride for side in data.size))
     labels = np.zeros(count, dtype=np.int64)
+    texts: dict[tuple[str, ...], int] = {}
+    called: list[int] = []
     stream = batches(data, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers)
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -128,9 +139,12 @@ def _fill(
             size = part.stop - part.start
             features = tokenizer.features(batch.images_B3HW[:size].to(device))
             latents[part], labels[part] = features.cpu().numpy(), batch.labels_B[:size].numpy()
+            called += [texts.setdefault(one, len(texts)) for one in batch.captions[:size]]
             done = part.stop
         latents.flush()
         np.save(directory / LABELS, labels)
+        kept = json.dumps({"texts": list(texts), "of": called}, ensure_ascii=False)
+        (directory / CAPTIONS).write_text(kept + "\n", encoding="utf-8")
         temporary = directory / f".{KEY}.tmp"
         temporary.write_text(json.dumps(key, indent=2) + "\n")
         os.replace(temporary, directory / KEY)

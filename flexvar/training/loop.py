@@ -166,7 +166,7 @@ class Loop:
                 group["lr"] = player.peak * factor
         metrics: dict[str, Tensor] = {}
         for micro in range(recipe.accumulate):
-            batch = Batch(*(t.to(accelerator.device) for t in next(stream)))
+            batch = next(stream).to(accelerator.device)
             step = Step(self.step, micro, recipe.accumulate, accelerator)
             with ExitStack() as stack:
                 if micro < recipe.accumulate - 1:

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flexvar import images
-from flexvar.build import build, component, plan
+from flexvar.build import build, component, plan, settle
 from flexvar.checkpoint import CheckpointConfig, Trained, load_weights
 from flexvar.checkpoint import load as load_checkpoint
 from flexvar.components import (
@@ -25,6 +25,7 @@ from flexvar.components import (
     StepSchedule,
     Tokenizer,
 )
+from flexvar.components.conditioner import each, takes
 from flexvar.config import ModelConfig
 from flexvar.data import Batch, ordered_batches
 from flexvar.errors import FlexvarError
@@ -33,6 +34,7 @@ from flexvar.metrics.token_loss import scale_figures, token_losses
 from flexvar.model import NextScaleModel
 from flexvar.pipeline import Pipeline
 from flexvar.sequence import targets, teacher_forcing
+from flexvar.training import conditions
 from flexvar.training.latents import LatentCache, weights_hash
 from flexvar.training.optimiser import peak_rate
 from flexvar.training.recipe import ModelRecipe
@@ -54,14 +56,16 @@ class ModelStage(Stage):
         self.tokenizer_config = tokenizer_config.model.tokenizer
         self.tokenizer: Tokenizer = tokenizer_parts.tokenizer
         cast(nn.Module, self.tokenizer).requires_grad_(False)
-        self.config = ModelConfig(
+        config = ModelConfig(
             tokenizer=self.tokenizer_config,
             backbone=recipe.backbone,
             position=recipe.position,
             schedule=recipe.schedule,
+            conditioner=recipe.conditioner,
             num_classes=self.train_data.num_classes,
             class_names=self.train_data.class_names,
         )
+        self.config = settle(config)
         self._check_labels()
         torch.manual_seed(derived_seed(recipe.seed, "weights"))
         model = self._fresh(self.config)
@@ -135,6 +139,21 @@ class ModelStage(Stage):
             self.cache = LatentCache.open(
                 self.recipe.cache, self.train_data, self.tokenizer, self.recipe, accelerator
             )
+            self._check_cache(self.cache)
+
+    def _check_cache(self, cache: LatentCache) -> None:
+        kind = takes(self.players["main"].module.conditioner)
+        if kind == "image":
+            raise FlexvarError(
+                f"cache: the conditioner {self.recipe.conditioner.name!r} looks at the pictures "
+                "themselves, which a cache of latents does not hold; leave the cache out."
+            )
+        if kind == "prompt" and cache.captions is None:
+            raise FlexvarError(
+                "cache.directory: the latents there were kept without captions, which the "
+                f"conditioner {self.recipe.conditioner.name!r} needs. Delete it or give another "
+                "directory."
+            )
 
     def stream(self, start: int, rank: int, world: int) -> Iterator[Batch]:
         """Batches of pictures, or of their cached latents."""
@@ -164,36 +183,43 @@ class ModelStage(Stage):
         place = step.number, step.micro, step.accelerator.process_index
         return torch.Generator().manual_seed(derived_seed(self.recipe.seed, "objective", *place))
 
-    def _labels(self, batch: Batch, step: Step) -> Tensor:
-        """Labels, some of them the null label; which ones does not depend on the processes."""
-        size, rank = len(batch.labels_B), step.accelerator.process_index
-        whole = size * step.accelerator.num_processes
-        seed = derived_seed(self.recipe.seed, "condition", step.number, step.micro)
-        drawn = torch.rand(whole, generator=torch.Generator().manual_seed(seed))
-        dropped_B = (drawn < self.recipe.condition_dropout)[rank * size : (rank + 1) * size]
-        null = self.config.num_classes
-        return batch.labels_B.masked_fill(dropped_B.to(batch.labels_B.device), null)
+    def _condition(self, batch: Batch, step: Step) -> Any:
+        """What the images are of, some of them of nothing: inputs of the conditioner."""
+        drawn = [
+            conditions.numbers(
+                derived_seed(self.recipe.seed, purpose, step.number, step.micro),
+                len(batch.labels_B),
+                step.accelerator.process_index,
+                step.accelerator.num_processes,
+            )
+            for purpose in ("condition", "caption")
+        ]
+        dropped_B, chosen_B = drawn[0] < self.recipe.condition_dropout, drawn[1]
+        conditioner = self.players["main"].bare(step.accelerator).conditioner
+        values = conditions.values(conditioner, batch, self.config.class_names, chosen_B)
+        inputs = conditions.drop(conditioner, conditioner.collate(values), dropped_B)
+        return each(lambda tensor: tensor.to(self.device), inputs)
 
     def backward(self, batch: Batch, step: Step) -> Metrics:
         """The objective's loss of all tokens; loss and accuracy of every scale for the log."""
         layout, rng = self.layout(step.number), self._rng(step)
         pairs = self._pairs(batch, layout, rng)
-        labels_B = self._labels(batch, step)
-        logits, losses_BL, loss = self._pass(labels_B, pairs, layout, step)
+        condition = self._condition(batch, step)
+        logits, losses_BL, loss = self._pass(condition, pairs, layout, step)
         metrics = scale_figures(losses_BL, logits, pairs.targets, layout)
         again = getattr(self.objective, "again", None)
         second = again(self.tokenizer, pairs, logits, layout, rng) if again is not None else None
         if second is not None:
-            _, _, more = self._pass(labels_B, second, layout, step)
+            _, _, more = self._pass(condition, second, layout, step)
             loss, metrics["second_pass"] = loss + more, more
         return {"loss": loss} | metrics
 
     def _pass(
-        self, labels_B: Tensor, pairs: Pairs, layout: Layout, step: Step
+        self, condition: Any, pairs: Pairs, layout: Layout, step: Step
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Logits, losses (B,L) and their weighted mean, of a pass forward and back."""
         with step.accelerator.autocast():
-            logits = self.players["main"].module(labels_B, pairs.inputs_BLC, layout)
+            logits = self.players["main"].module(condition, pairs.inputs_BLC, layout)
         losses_BL = self.objective.loss(logits, pairs.targets)
         weighted = losses_BL if pairs.weight_BL is None else losses_BL * pairs.weight_BL
         loss = weighted.mean()
@@ -204,9 +230,10 @@ class ModelStage(Stage):
         """The model's forward pass."""
         layout = self.layout(step.number)
         pairs = self._pairs(batch, layout, self._rng(step))
+        condition = self._condition(batch, step)
         with step.accelerator.autocast():
             bare = self.players["main"].bare(step.accelerator)
-            bare(batch.labels_B, pairs.inputs_BLC, layout)
+            bare(condition, pairs.inputs_BLC, layout)
 
     def pipeline(self, weights: dict[str, Tensor]) -> Pipeline:
         """Model and tokenizer."""
@@ -240,10 +267,12 @@ class ModelStage(Stage):
             limit=self.recipe.validation_images,
         )
         for batch in stream:
-            images, labels_B = (tensor.to(pipe.device) for tensor in batch)
+            images = batch.images_B3HW.to(pipe.device)
+            values = conditions.values(pipe.model.conditioner, batch, self.config.class_names)
+            condition = pipe.collate(values)
             maps = pipe.tokenizer.encode(images, self.usual)
             inputs_BLC = teacher_forcing(pipe.tokenizer, maps, self.usual)
-            logits_BLV = pipe.model(labels_B, inputs_BLC, self.usual)
+            logits_BLV = pipe.model(condition, inputs_BLC, self.usual)
             losses_BL = token_losses(logits_BLV, targets(maps))
             figures = scale_figures(losses_BL, logits_BLV, targets(maps), self.usual)
             for key, value in ({"validation_loss": losses_BL.mean()} | figures).items():
@@ -252,19 +281,35 @@ class ModelStage(Stage):
         return {key: value / max(seen, 1) for key, value in sums.items()}
 
     def picture(self, pipe: Pipeline) -> Image.Image:
-        """A row per class at fixed seeds."""
-        wanted = self.recipe.sample_labels
-        labels = list(range(self.config.num_classes))[:MOST_SAMPLES] if wanted is None else wanted
+        """A row per class or prompt at fixed seeds."""
+        wanted = self._sampled(pipe)
         count = self.recipe.samples_per_label
         result = pipe(
-            list(labels), num=count, seed=self.recipe.seed, output="tensor", progress=False,
+            **wanted, num=count, seed=self.recipe.seed, output="tensor", progress=False,
             steps=[(grid.h, grid.w) for grid in self.usual],
         )  # fmt: skip
-        columns = count if count > 1 else min(len(labels), 8)
+        columns = count if count > 1 else min(len(result.images), 8)
         made: Tensor = result.images * 2 - 1
         missing = -len(made) % columns
         made = torch.cat([made, made.new_ones(missing, *made.shape[1:])])
         return images.table(made.unflatten(0, (-1, columns)))
+
+    def _sampled(self, pipe: Pipeline) -> dict[str, Any]:
+        """The labels or prompts of the sample grid."""
+        kind, recipe, count = takes(pipe.model.conditioner), self.recipe, self.config.num_classes
+        if recipe.sample_prompts is not None:
+            return {"prompts": list(recipe.sample_prompts)}
+        if recipe.sample_labels is not None:
+            return {"labels": list(recipe.sample_labels)}
+        if kind == "label":
+            return {"labels": list(range(count))[:MOST_SAMPLES]}
+        if kind == "prompt" and self.config.class_names is not None:
+            shown = min(count, MOST_SAMPLES)
+            return {"labels": [number * count // shown for number in range(shown)]}
+        if kind == "image":
+            pictures = next(ordered_batches(self.validation_data, batch_size=MOST_SAMPLES))
+            return {"prompts": list(pictures.images_B3HW / 2 + 0.5)}
+        return {"prompts": [None] * MOST_SAMPLES}
 
     def describe(self) -> list[str]:
         """Parts, parameters, tokens per image."""
@@ -281,8 +326,11 @@ class ModelStage(Stage):
 
     def next_command(self, directory: Path) -> str:
         """Pictures of a class."""
+        command = ["flexvar", "generate", "--model", str(directory)]
+        if self.recipe.sample_prompts:
+            return shlex.join([*command, "--prompt", self.recipe.sample_prompts[0]])
         name = (self.config.class_names or ("0",))[0]
-        return shlex.join(["flexvar", "generate", "--model", str(directory), "--label", name])
+        return shlex.join([*command, "--label", name])
 
     def state(self) -> dict[str, Any]:
         """Which tokenizer the tokens are of."""

@@ -169,12 +169,13 @@ class CacheConfig(ComponentConfig):
 class ModelRecipe(TrainRecipe):
     """Stage 2: the prediction model over a trained tokenizer.
 
-    tokenizer: directory or name of its checkpoint. backbone, position, schedule: as in
+    tokenizer: directory or name of its checkpoint. backbone, position, schedule, conditioner: as in
     `flexvar.ModelConfig`. training_schedule: the lists of grids to train on; new random ones every
-    step with ``random``. objective: what the model is trained to do. condition_dropout: odds that a
-    label becomes the null label. activation_checkpointing: recompute the backbone's blocks in the
-    backward pass. cache: see `CacheConfig`. presets: named sampling settings of the checkpoint;
-    ``default`` is also what the sample grids take.
+    step with ``random``. objective: what the model is trained to do. condition_dropout: odds that
+    an image is trained on without its label or caption. activation_checkpointing: recompute the
+    backbone's blocks in the backward pass. cache: see `CacheConfig`. presets: named sampling
+    settings of the checkpoint; ``default`` is also what the sample grids take. sample_labels,
+    sample_prompts: what those are of.
     coarse: share of the steps whose list ends early, at one of its coarser grids: cheap steps, in
     which a model learns what a picture is of; only for tokenizers whose scales are whole pictures.
     """
@@ -183,6 +184,7 @@ class ModelRecipe(TrainRecipe):
     backbone: ComponentSpec
     position: ComponentSpec = ComponentSpec(name="learned2d")
     schedule: ComponentSpec = ComponentSpec(name="ladder")
+    conditioner: ComponentSpec = ComponentSpec(name="label")
     training_schedule: ComponentSpec = ComponentSpec(name="random")
     objective: ComponentSpec = ComponentSpec(name="cross_entropy")
     condition_dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -191,6 +193,7 @@ class ModelRecipe(TrainRecipe):
     cache: CacheConfig | None = None
     presets: dict[str, SamplerSpec] = Field(default_factory=dict)
     sample_labels: tuple[int, ...] | None = None
+    sample_prompts: tuple[str, ...] | None = None
     samples_per_label: int = Field(default=1, ge=1)
 
     @field_validator("presets")

@@ -92,6 +92,16 @@ def flexvar_conditioners() -> Iterable[Component]:
         target=f"{_HERE}.conditioners.label:LabelConditioner",
         summary="Class labels: one learned vector per class, and one for no class",
     )
+    yield Component(
+        name="text",
+        target=f"{_HERE}.conditioners.text:TextConditioner",
+        summary="Words: a small transformer over word vectors, a frozen encoder or given features",
+    )
+    yield Component(
+        name="none",
+        target=f"{_HERE}.conditioners.none:NoConditioner",
+        summary="No condition: one learned vector for all images",
+    )
 
 
 @hookimpl

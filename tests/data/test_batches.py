@@ -67,7 +67,10 @@ def test_a_stopped_stream_goes_on_the_same(root: Path) -> None:
 def test_ranks_joined_are_one_larger_batch(root: Path) -> None:
     dataset = open_data(config(root))
     ranks = [take(dataset, 5, rank=rank, world=2) for rank in range(2)]
-    joined = [Batch(*map(torch.cat, zip(*pair, strict=True))) for pair in zip(*ranks, strict=True)]
+    joined = [
+        Batch(*(torch.cat(parts) for parts in list(zip(*pair, strict=True))[:2]))
+        for pair in zip(*ranks, strict=True)
+    ]
     assert same(joined, take(dataset, 5, batch_size=6))
 
 

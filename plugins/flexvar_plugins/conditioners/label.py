@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from flexvar import ComponentConfig, Condition, Facts, FlexvarError
+from flexvar import ComponentConfig, Condition, Facts
+from flexvar.components.conditioner import class_number
 
 
 class LabelConditioner(nn.Module):
@@ -21,11 +22,12 @@ class LabelConditioner(nn.Module):
 
     Config: ClassVar[type[ComponentConfig]] = ComponentConfig
     gives: ClassVar[frozenset[str]] = frozenset({"pooled"})
+    takes: ClassVar[str] = "label"
     state_name: ClassVar[str] = "class_embedding"
 
     def __init__(self, config: ComponentConfig, *, facts: Facts) -> None:
         super().__init__()
-        self.num_classes = facts.num_classes
+        self.num_classes, self.class_names = facts.num_classes, facts.class_names
         self.weight = nn.Parameter(torch.empty(facts.num_classes + 1, facts.width))
         nn.init.normal_(self.weight)
 
@@ -34,15 +36,11 @@ class LabelConditioner(nn.Module):
         nn.init.trunc_normal_(self.weight, std=math.sqrt(1 / self.weight.shape[1] / 3))
 
     def collate(self, values: Sequence[Any]) -> Tensor:
-        """int64 labels (B) of class numbers; None is no class."""
-        for value in values:
-            if value is not None and not isinstance(value, int):
-                raise FlexvarError(
-                    f"label: got {value!r}; expected a class number from 0 to "
-                    f"{self.num_classes - 1}, or None."
-                )
-        numbers = [self.num_classes if v is None else v for v in values]
-        return torch.tensor(numbers, dtype=torch.int64, device="cpu")
+        """int64 labels (B) of class numbers or names; None, or ``num_classes``, is no class."""
+        count, names = self.num_classes, self.class_names
+        labels = [v if type(v) is int and v == count else class_number(v, count, names)
+                  for v in values]  # fmt: skip
+        return torch.tensor(labels, dtype=torch.int64, device="cpu")
 
     def null(self, inputs: Tensor) -> Tensor:
         """No class in any row."""
