@@ -22,6 +22,10 @@ class Backbone(Protocol):
     A token sees its own scale and all earlier ones. ``forward`` takes all scales at once;
     ``start`` and ``step`` take them one by one and give the same outputs. ``accepts`` names
     what it does with positions: ``{"rotate"}`` if it rotates queries and keys.
+
+    To be sharded block by block (FSDP2), a backbone names the classes of its blocks in
+    ``_no_split_modules``, as transformers' models do; each block's weights are then used within
+    its own ``forward`` only. Without it the backbone is sharded as a whole.
     """
 
     Config: ClassVar[type[ComponentConfig]]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from accelerate import Accelerator
-from accelerate.utils import DistributedType
 from PIL import Image
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import (
@@ -29,6 +27,7 @@ from flexvar.layout import Grid
 from flexvar.pipeline import Pipeline
 from flexvar.training.optimiser import Ema, adamw, load_tensors
 from flexvar.training.recipe import OptimiserConfig, TrainRecipe
+from flexvar.training.sharding import shard, sharding_asked
 
 Metrics = dict[str, Tensor]
 FULL = StateDictOptions(full_state_dict=True, cpu_offload=True)
@@ -49,10 +48,8 @@ class Player:
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Wrap for the devices and processes there are, and make the optimiser."""
-        if sharding_asked() and accelerator.distributed_type == DistributedType.MULTI_CPU:
-            # accelerate shards on accelerators only, and would silently take
-            # DistributedDataParallel here.
-            shard_on_cpus(self.module, accelerator.num_processes)
+        if sharding_asked() and accelerator.num_processes > 1:
+            shard(self.module, accelerator)
             self.optimiser = adamw(self.module, self.config)
             return
         optimiser = adamw(self.module, self.config)
@@ -181,19 +178,6 @@ class Stage(ABC):
     @abstractmethod
     def next_command(self, directory: Path) -> str:
         """The command that a person would run next with what is in ``directory``."""
-
-
-def sharding_asked() -> bool:
-    """Whether the launcher asked for FSDP."""
-    return os.environ.get("ACCELERATE_USE_FSDP", "false").lower() in ("1", "true")
-
-
-def shard_on_cpus(module: nn.Module, processes: int) -> None:
-    """Shard a module's parameters over the processes (FSDP2), in place."""
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
-
-    fully_shard(module, mesh=init_device_mesh("cpu", (processes,)))
 
 
 def full_tensors(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -30,6 +30,7 @@ from flexvar.training.figures import reconstruction_table, tokenizer_figures
 from flexvar.training.losses import WeightedLosses, resized, skipped_grids
 from flexvar.training.optimiser import Ema, freeze, peak_rate
 from flexvar.training.recipe import TokenizerRecipe
+from flexvar.training.sharding import sharding_asked
 from flexvar.training.stage import (
     Metrics,
     Player,
@@ -37,7 +38,6 @@ from flexvar.training.stage import (
     Step,
     derived_seed,
     grid_of,
-    sharding_asked,
 )
 
 SHOWN_PICTURES = 8

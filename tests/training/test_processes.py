@@ -21,7 +21,9 @@ WORKER = Path(__file__).with_name("worker.py")
 
 def launch(processes: int, *words: object, fsdp: bool = False) -> None:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"} if fsdp else {}
+    if fsdp:  # as `accelerate launch --use_fsdp --fsdp_version 2 --mixed_precision bf16` does
+        environment |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+        environment |= {"ACCELERATE_MIXED_PRECISION": "bf16"} if "bf16" in words else {}
     start = [sys.executable]
     if processes > 1:
         start += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
@@ -84,6 +86,29 @@ def test_two_processes_train_a_model_as_one_does_sharded_too(
         assert 0.4 < found["held"] / found["parameters"] < 0.6
     assert facts(tmp_path / "report2", 0)["sharded"] == 0
     assert facts(tmp_path / "report2", 0)["held"] == facts(tmp_path / "report2", 0)["parameters"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("backbone", ["transformer", "mamba"])
+@pytest.mark.parametrize(("precision", "tolerance"), [("fp32", 1e-4), ("bf16", 1e-2)])
+def test_every_block_is_sharded_and_training_is_that_of_one_process(
+    tmp_path: Path, trained_tokenizer: Path, backbone: str, precision: str, tolerance: float
+) -> None:
+    words = (trained_tokenizer, backbone, precision)
+    launch(1, "model", tmp_path / "one", 8, tmp_path / "report1", *words)
+    launch(2, "model", tmp_path / "two", 4, tmp_path / "report2", *words, fsdp=True)
+    assert curve(tmp_path / "two") == pytest.approx(curve(tmp_path / "one"), rel=tolerance)
+    ranks = [facts(tmp_path / "report2", rank) for rank in (0, 1)]
+    really_two(ranks)
+    for found in ranks:
+        assert found["blocks"] == found["sharded_blocks"] == 2
+        assert found["dtypes"] == ["torch.float32"]
+        # accelerate's own policy would make all of these bf16.
+        exact = {"logits": "torch.float32", "loss": "torch.float32"}
+        if backbone == "mamba":
+            exact |= dict.fromkeys(("dt_BLH", "rate_H", "skip_H"), "torch.float32")
+        assert dict(text.split() for text in found["exact"]) == exact
+        assert found["held"] < 0.6 * found["parameters"]
 
 
 def test_a_sharded_tokenizer_is_refused(

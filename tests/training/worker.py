@@ -1,4 +1,7 @@
-"""What one of several processes runs: ``worker.py STAGE OUT BATCH_SIZE REPORT [TOKENIZER]``."""
+"""What one of several processes runs: ``worker.py STAGE OUT BATCH_SIZE REPORT [TOKENIZER WORD...]``.
+
+Words: ``mamba`` for that backbone, ``bf16`` for that precision, ``stop`` to stop after 3 steps.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +14,16 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from flexvar.config import parse
-from flexvar.training import ModelRecipe, TokenizerRecipe, train
+from flexvar.training import ModelRecipe, TokenizerRecipe, model_stage, train
 from flexvar.training.guard import Interrupted
 from flexvar.training.loop import Loop
+from flexvar_plugins.backbones import ssd
 from training.conftest import model_options, quiet, tokenizer_options
 
 
@@ -29,7 +34,21 @@ def digest(tensor: torch.Tensor) -> str:
 
 def watch(report: Path) -> None:
     """Write what every process really is and ends with."""
-    finish = Loop.finish
+    finish, losses, scan = Loop.finish, model_stage.token_losses, ssd.Inputs
+    exact: set[str] = set()
+
+    def watched_losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        result = losses(logits, tokens)
+        exact.update((f"logits {logits.dtype}", f"loss {result.dtype}"))
+        return result
+
+    def watched_scan(**inputs: Any) -> ssd.Inputs:
+        names = ("dt_BLH", "rate_H", "skip_H")
+        exact.update(f"{name} {inputs[name].dtype}" for name in names)
+        return scan(**inputs)
+
+    model_stage.token_losses = watched_losses
+    ssd.Inputs = watched_scan  # type: ignore[misc, assignment]
 
     def watched(self: Loop) -> dict[str, float]:
         try:
@@ -39,6 +58,7 @@ def watch(report: Path) -> None:
             local = [p.to_local() if hasattr(p, "to_local") else p for p in parameters]
             sharded = [p for p in parameters if isinstance(p, DTensor)]
             codes = getattr(self.bare, "codes", None)
+            blocks = getattr(getattr(self.bare, "backbone", None), "blocks", [])
             facts: dict[str, Any] = {
                 "pid": os.getpid(),
                 "processes": self.accelerator.num_processes,
@@ -47,6 +67,14 @@ def watch(report: Path) -> None:
                 "backend": dist.get_backend() if dist.is_initialized() else None,
                 "tensors": len(parameters),
                 "sharded": sum(p.to_local().numel() < p.numel() for p in sharded),
+                "blocks": len(blocks),
+                "sharded_blocks": sum(
+                    isinstance(block, FSDPModule)
+                    and all(isinstance(p, DTensor) for p in block.parameters())
+                    for block in blocks
+                ),
+                "dtypes": sorted({str(p.dtype) for p in parameters}),
+                "exact": sorted(exact),
                 "wrapper": type(self.main.module).__name__,
                 "parameters": sum(p.numel() for p in parameters),
                 "held": sum(p.numel() for p in local),
@@ -69,6 +97,10 @@ def main() -> None:
         return
     data = model_options(rest[0], out, **options)
     data["backbone"].pop("drop_path")  # its draws differ between processes
+    if "mamba" in rest:
+        data["backbone"] = {"name": "mamba", "depth": 2, "width": 32, "state_size": 8}
+    if "bf16" in rest:
+        data["precision"] = "bf16"
     if "stop" in rest:
         try:
             train(parse(ModelRecipe, data | {"stop_after": 3}), device="cpu", say=quiet)

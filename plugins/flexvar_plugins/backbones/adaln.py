@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple, Protocol, cast
+from typing import ClassVar, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -103,6 +103,8 @@ class AdaLnBlock(nn.Module):
 class AdaLnBackbone(nn.Module):
     """A stack of AdaLN blocks, and the projection they share if they do."""
 
+    # Classes whose modules are sharded, each as a whole: their weights are used in `forward` only.
+    _no_split_modules: ClassVar[tuple[str, ...]] = ("Block",)
     blocks: nn.ModuleList
 
     def make_blocks(self, config: BlockConfig, blocks: Sequence[AdaLnBlock]) -> None:
@@ -116,13 +118,20 @@ class AdaLnBackbone(nn.Module):
         for block in blocks:
             block.initialise(config)
 
+    def shared(self, cond_BD: Tensor) -> Tensor | None:
+        """What blocks that share a projection start from, (B,6,D); None if each has its own.
+
+        3 rows for each branch of a block, whose number need not be 2.
+        """
+        if self.shared_modulation is None:
+            return None
+        first = next(iter(cast(Iterable[AdaLnBlock], self.blocks)))
+        return self.shared_modulation(F.silu(cond_BD)).unflatten(-1, (3 * first.branches, -1))
+
     def modulations(self, cond_BD: Tensor) -> list[tuple[Branch, ...]]:
         """The AdaLN values of every block under a condition (B,D)."""
-        blocks = list(cast(Iterable[AdaLnBlock], self.blocks))
-        shared_B6D = None
-        if self.shared_modulation is not None:
-            values = 3 * blocks[0].branches
-            shared_B6D = self.shared_modulation(F.silu(cond_BD)).unflatten(-1, (values, -1))
+        shared_B6D = self.shared(cond_BD)
+        blocks = cast(Iterable[AdaLnBlock], self.blocks)
         return [block.modulate(cond_BD, shared_B6D) for block in blocks]
 
 

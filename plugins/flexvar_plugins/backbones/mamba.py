@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self
 
@@ -119,6 +120,10 @@ class MambaConfig(ComponentConfig):
         return self.depth if self.mlp else 2 * self.depth
 
 
+Modulations = list[tuple[Branch, ...]]
+Gathers = tuple[Tensor | None, ...]
+
+
 class Block(AdaLnBlock):
     """A mixer, then an MLP or a second mixer."""
 
@@ -134,9 +139,47 @@ class Block(AdaLnBlock):
             if mixer is not None:
                 mixer.initialise(shrink(config))
 
+    def forward(
+        self,
+        x_BLD: Tensor,
+        cond_BD: Tensor,
+        shared_B6D: Tensor | None,
+        gathers: Gathers,
+        kernels: scan_kernels.Kernels,
+    ) -> Tensor:
+        """Features (B,L,D) under a condition, from fresh memories, in the order of the last mixer.
 
-Modulations = list[tuple[Branch, ...]]
-Gathers = tuple[Tensor | None, ...]
+        shared_B6D: what all blocks share of the condition, if they do. gathers: how each mixer's
+        order follows from the one before. All weights of the block are used in here, so that it
+        can be sharded by itself.
+        """
+        both = self.modulate(cond_BD, shared_B6D)
+        return self.run(x_BLD, both, gathers, [None] * len(gathers), kernels)[0]
+
+    def run(
+        self,
+        x_BLD: Tensor,
+        both: tuple[Branch, ...],
+        gathers: Gathers,
+        memories: Sequence[Memory | None],
+        kernels: scan_kernels.Kernels,
+    ) -> tuple[Tensor, list[Memory]]:
+        """The same under AdaLN values that are there already, and what the mixers remember.
+
+        The stream stays in a mixer's order until the next mixer needs its own.
+        """
+        mixers = (self.mixer, self.second_mixer)
+        after: list[Memory] = []
+        for number, (mixer, branch) in enumerate(zip(mixers, both, strict=True)):
+            if mixer is None:
+                mixed_BLD = self.mlp(modulated_norm(x_BLD, branch))
+            else:
+                x_BLD = scan_paths.permute(x_BLD, gathers[number])
+                normed_BLD = modulated_norm(x_BLD, branch)
+                mixed_BLD, memory = mixer(normed_BLD, memories[number], kernels)
+                after.append(memory)
+            x_BLD = self.residual(x_BLD, branch.gate, mixed_BLD)
+        return x_BLD, after
 
 
 @dataclass(slots=True)
@@ -206,6 +249,11 @@ class MambaBackbone(AdaLnBackbone):
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
 
+    def _parts(self) -> list[tuple[Block, slice]]:
+        """The blocks, and which of all mixers are theirs."""
+        each = len(self.paths) // len(self.blocks)
+        return [(b, slice(n * each, (n + 1) * each)) for n, b in enumerate(self._blocks())]
+
     def implementation(self) -> str:
         """The scan that runs with the weights as they are, or under autocast now."""
         return self._implementation(self._blocks()[0].mixer.out_proj.weight)
@@ -214,9 +262,10 @@ class MambaBackbone(AdaLnBackbone):
         """Features (B,L,D) of all scales at once: one scan over all tokens in every mixer."""
         del position  # added by the model; there is nothing to rotate
         gathers = scan_paths.gathers(self.paths, layout.grids, x_BLD.device)
-        memories: list[Memory | None] = [None] * len(self.paths)
-        kernels = self._kernels(x_BLD)
-        return self._run(x_BLD, self.modulations(cond_BD), gathers, memories, kernels)[0]
+        kernels, shared_B6D = self._kernels(x_BLD), self.shared(cond_BD)
+        for block, part in self._parts():
+            x_BLD = block(x_BLD, cond_BD, shared_B6D, gathers[part], kernels)
+        return scan_paths.permute(x_BLD, gathers[-1])
 
     def start(self, cond_BD: Tensor, layout: Layout, position: Position) -> MambaState:
         """A fresh state; its size does not depend on the layout."""
@@ -231,38 +280,15 @@ class MambaBackbone(AdaLnBackbone):
 
     def step(self, x_BLD: Tensor, state: MambaState) -> Tensor:
         """Features (B,h*w,D) of the next scale; what the mixers remember joins the state."""
-        x_BLD, state.memories = self._run(
-            x_BLD, state.modulations, state.gathers[state.scale], state.memories, state.kernels
-        )
+        gathers, after = state.gathers[state.scale], list[Memory | None]()
+        for (block, part), both in zip(self._parts(), state.modulations, strict=True):
+            x_BLD, memories = block.run(
+                x_BLD, both, gathers[part], state.memories[part], state.kernels
+            )
+            after += memories
+        state.memories = after
         state.scale += 1
-        return x_BLD
-
-    def _run(
-        self,
-        x_BLD: Tensor,
-        modulations: Modulations,
-        gathers: Gathers,
-        memories: list[Memory | None],
-        kernels: scan_kernels.Kernels,
-    ) -> tuple[Tensor, list[Memory | None]]:
-        """All blocks. The stream stays in a mixer's order until the next mixer needs its own."""
-        after: list[Memory | None] = []
-
-        def mix(mixer: Mixer, x_BLD: Tensor, branch: Branch, block: Block) -> Tensor:
-            number = len(after)
-            x_BLD = scan_paths.permute(x_BLD, gathers[number])
-            mixed_BLD, memory = mixer(modulated_norm(x_BLD, branch), memories[number], kernels)
-            after.append(memory)
-            return block.residual(x_BLD, branch.gate, mixed_BLD)
-
-        for block, (first, second) in zip(self._blocks(), modulations, strict=True):
-            x_BLD = mix(block.mixer, x_BLD, first, block)
-            if block.second_mixer is not None:
-                x_BLD = mix(block.second_mixer, x_BLD, second, block)
-            else:
-                mixed_BLD = block.mlp(modulated_norm(x_BLD, second))
-                x_BLD = block.residual(x_BLD, second.gate, mixed_BLD)
-        return scan_paths.permute(x_BLD, gathers[-1]), after
+        return scan_paths.permute(x_BLD, gathers[-1])
 
     def _kernels(self, like: Tensor) -> scan_kernels.Kernels:
         return scan_kernels.KERNELS[self._implementation(like)]

@@ -127,6 +127,34 @@ class Block(AdaLnBlock):
             truncated_normal(layer, config)
         self.attention.out.weight.mul_(shrink(config))
 
+    def forward(
+        self,
+        x_BLD: Tensor,
+        cond_BD: Tensor,
+        shared_B6D: Tensor | None,
+        rotate_LR: Tensor | None,
+        attend: Attend,
+    ) -> Tensor:
+        """Features (B,L,D) under a condition; shared_B6D: what all blocks share of it, if they do.
+
+        All weights of the block are used in here, so that it can be sharded by itself.
+        """
+        return self.run(x_BLD, self.modulate(cond_BD, shared_B6D), rotate_LR, attend)
+
+    def run(
+        self,
+        x_BLD: Tensor,
+        both: tuple[Branch, ...],
+        rotate_LR: Tensor | None,
+        attend: Attend,
+    ) -> Tensor:
+        """The same under AdaLN values that are there already."""
+        first, second = both
+        q, k, v = self.attention.project(modulated_norm(x_BLD, first), rotate_LR)
+        mixed_BLD = attend(q, k, v, self.attention.softmax_scale).flatten(2)
+        x_BLD = self.residual(x_BLD, first.gate, self.attention.out(mixed_BLD))
+        return self.residual(x_BLD, second.gate, self.mlp(modulated_norm(x_BLD, second)))
+
 
 @dataclass(slots=True)
 class TransformerState:
@@ -188,21 +216,18 @@ class TransformerBackbone(AdaLnBackbone):
 
     def forward(self, x_BLD: Tensor, cond_BD: Tensor, layout: Layout, position: Position) -> Tensor:
         """Features (B,L,D) of all scales at once."""
-        attend = self._kernel(x_BLD)
+        kernel = self._kernel(x_BLD)
 
-        def attention_over_scales(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
-            return self.over_scales(attend, q, k, v, layout, scale)
-
-        def run(block: Block, both: tuple[Branch, ...], x_BLD: Tensor) -> Tensor:
-            q, k, v = self._qkv(block, both[0], x_BLD, position.rotate_LR)
-            return self._finish(block, both, x_BLD, attention_over_scales, q, k, v)
+        def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+            return self.over_scales(kernel, q, k, v, layout, scale)
 
         recompute = self.recompute and torch.is_grad_enabled()
-        for block, both in zip(self._blocks(), self.modulations(cond_BD), strict=True):
+        others = (cond_BD, self.shared(cond_BD), position.rotate_LR, attend)
+        for block in self._blocks():
             if recompute:
-                x_BLD = checkpoint(run, block, both, x_BLD, use_reentrant=False)
+                x_BLD = checkpoint(block, x_BLD, *others, use_reentrant=False)
             else:
-                x_BLD = run(block, both, x_BLD)
+                x_BLD = block(x_BLD, *others)
         return x_BLD
 
     def checkpoint_activations(self) -> None:
@@ -226,12 +251,20 @@ class TransformerBackbone(AdaLnBackbone):
         part = state.layout.slices[state.scale]
         rotate_LR = None if state.rotate_LR is None else state.rotate_LR[part]
         for number, block in enumerate(self._blocks()):
-            both = state.modulations[number]
-            q, k, v = self._qkv(block, both[0], x_BLD, rotate_LR)
             keys, values = state.keys_BLHd[number], state.values_BLHd[number]
-            keys[:, part], values[:, part] = k, v
-            k, v = keys[:, : part.stop], values[:, : part.stop]
-            x_BLD = self._finish(block, both, x_BLD, state.attend, q, k, v)
+
+            def attend(
+                q: Tensor,
+                k: Tensor,
+                v: Tensor,
+                scale: float,
+                keys: Tensor = keys,
+                values: Tensor = values,
+            ) -> Tensor:
+                keys[:, part], values[:, part] = k, v
+                return state.attend(q, keys[:, : part.stop], values[:, : part.stop], scale)
+
+            x_BLD = block.run(x_BLD, state.modulations[number], rotate_LR, attend)
         state.scale += 1
         return x_BLD
 
@@ -239,27 +272,6 @@ class TransformerBackbone(AdaLnBackbone):
         dtype = computing_dtype(like)
         name = attention.choose(self.config.implementation, like.device, dtype)
         return attention.KERNELS[name]
-
-    @staticmethod
-    def _qkv(
-        block: Block, branch: Branch, x_BLD: Tensor, rotate_LR: Tensor | None
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        return block.attention.project(modulated_norm(x_BLD, branch), rotate_LR)
-
-    @staticmethod
-    def _finish(
-        block: Block,
-        both: tuple[Branch, ...],
-        x_BLD: Tensor,
-        attend: Attend,
-        q_BLHd: Tensor,
-        k_BLHd: Tensor,
-        v_BLHd: Tensor,
-    ) -> Tensor:
-        first, second = both
-        mixed = attend(q_BLHd, k_BLHd, v_BLHd, block.attention.softmax_scale).flatten(2)
-        x_BLD = block.residual(x_BLD, first.gate, block.attention.out(mixed))
-        return block.residual(x_BLD, second.gate, block.mlp(modulated_norm(x_BLD, second)))
 
 
 def unit_length(x_BLHd: Tensor, scale_H1: Tensor | float = 1.0) -> Tensor:
