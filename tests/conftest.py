@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 from flexvar_plugins.released import convert
 from helpers import GOLDEN, TINY, Golden, shake
+from hypothesis import HealthCheck, settings
 from safetensors.torch import load_file
 
 from flexvar import Pipeline
+
+# How fast examples are made says how busy the machine is, nothing of the code.
+settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow], deadline=None)
+settings.load_profile("busy")
 
 # A distribution of its own, which is tested in an environment of its own.
 collect_ignore = ["example_plugin"]

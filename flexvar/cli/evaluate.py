@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from flexvar.cli import options
+from flexvar.cli.output import complain, say, terminated_as_interrupted
 
 
 def evaluate(
@@ -79,6 +81,7 @@ def evaluate(
 
     from flexvar.evaluation.evaluate import RESULTS, Request
     from flexvar.evaluation.evaluate import evaluate as run
+    from flexvar.evaluation.processes import launched
 
     request = Request(
         model=model,
@@ -99,37 +102,49 @@ def evaluate(
         sampling=tuple((name, value) for name, value in given.items() if value is not None),
     )
     try:
-        with _bar() as advance:
-            result = run(request, advance=advance, say=typer.echo)
+        with launched() as world, terminated_as_interrupted():
+            tell = say if world.rank == 0 else (lambda line: None)
+            with _bar() if world.rank == 0 else nullcontext(quiet) as advance:
+                result = run(request, advance=advance, say=tell, world=world)
+            if world.rank:
+                return
     except KeyboardInterrupt:
-        typer.echo("Stopped; the images made so far are kept. The same command goes on.", err=True)
+        complain("Stopped; the images made so far are kept. The same command goes on.")
         raise typer.Exit(130) from None
+    except OSError as error:
+        raise FlexvarError(
+            f"Cannot write to {out}: {error.strerror or error}. Free some room or choose another "
+            "--out; the same command goes on."
+        ) from None
     _print(result)
-    typer.echo(str(out / RESULTS))
+    say(str(out / RESULTS))
+
+
+def quiet(done: int, total: int) -> None:
+    """Show nothing."""
 
 
 def _print(result: dict[str, Any]) -> None:
     """A line per figure, the settings of each left to the file."""
     samples = result["samples"]
     if samples is not None and samples["identical"]:
-        typer.echo(f"{samples['identical']} samples repeat an earlier one, pixel by pixel")
+        say(f"{samples['identical']} samples repeat an earlier one, pixel by pixel")
     for metric, figures in result["figures"].items():
-        typer.echo(f"{metric} (reference {figures['reference']})" if "reference" in figures
-                   else metric)  # fmt: skip
+        say(f"{metric} (reference {figures['reference']})" if "reference" in figures
+            else metric)  # fmt: skip
         for name, value in figures.items():
             if isinstance(value, float):
-                typer.echo(f"  {name:<24}{value:>10.4g}")
+                say(f"  {name:<24}{value:>10.4g}")
         if "note" in figures:
-            typer.echo(f"  {figures['note']}")
+            say(f"  {figures['note']}")
 
 
 def _bar() -> Any:
     """A bar over the images on a terminal; gives a function that is told how many there are."""
     import sys
-    from contextlib import nullcontext
 
-    if not sys.stderr.isatty():
-        return nullcontext(lambda done, total: None)
+    if sys.stderr is None or not sys.stderr.isatty():
+        return nullcontext(quiet)
     return _terminal_bar()
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import shlex
-import sys
+from contextlib import nullcontext
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+
+from flexvar.cli.output import Bar, say
 
 # Read from the folder itself: the help has to come without importing what checks recipes.
 NAMES = sorted(path.stem for path in (Path(__file__).parents[1] / "recipes").glob("*.yaml"))
@@ -64,6 +67,10 @@ def train(
         bool, typer.Option("--dry-run", help="Build all, run two steps, say what it takes.")
     ] = False,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda; auto is CUDA if any.")] = "auto",
+    show_options: Annotated[
+        bool,
+        typer.Option("--options", help="Print all options of the recipe, and train nothing."),
+    ] = False,
 ) -> None:
     """Train a tokenizer (stage 1), then a prediction model over it (stage 2).
 
@@ -73,7 +80,8 @@ def train(
 
     pictures/ holds a folder per class; flexvar data pictures/ checks it.
 
-    Ctrl-C saves; the same command with --resume goes on.
+    Ctrl-C saves; the same command with --resume goes on. --options after a recipe prints every
+    option with its value and meaning.
     """
     from flexvar.errors import FlexvarError
     from flexvar.training.guard import Interrupted
@@ -89,20 +97,46 @@ def train(
             raise FlexvarError(f"{option} is an option: write --{option.replace('_', '-')}.")
     assignments = [text for text in overrides if not text.startswith("device=")]
     name: Literal["tokenizer", "model"] = stage.value
+    if show_options:
+        from flexvar.training.recipe import recipe_options
+
+        for line in recipe_options(recipe, name, assignments):
+            say(line)
+        return
     config = load_recipe(recipe, name, assignments, **given)
     device = devices[-1] if devices else device
+    alone = os.environ.get("WORLD_SIZE", "1") in ("", "1")
+    main = alone or os.environ.get("RANK", "0") == "0"
+    words = ["flexvar", "train", name, recipe, *assignments]
+    words += ["--out", str(out)] if out is not None else []
+    words += ["--device", device] if device != "auto" else []
+    again = f"  {shlex.join([*words, '--resume'])}"
     try:
-        run(config, resume=resume, dry_run=dry_run, device=device, say=_say)
+        with Bar() if main else nullcontext() as bar:
+            run(
+                config,
+                resume=resume,
+                dry_run=dry_run,
+                device=device,
+                say=bar.say if bar is not None else say,
+                advance=bar.step if bar is not None else _nothing,
+            )
     except Interrupted as stop:
-        words = ["flexvar", "train", name, recipe, *assignments]
-        words += ["--out", str(out)] if out is not None else []
-        words += ["--device", device] if device != "auto" else []
-        _say(f"Stopped after step {stop.step}; all is saved. Go on with:")
-        _say(f"  {shlex.join([*words, '--resume'])}")
+        if main:
+            say(f"Stopped after step {stop.step}; all is saved. Go on with:")
+            say(again)
         raise typer.Exit(130) from None
+    except KeyboardInterrupt:
+        if main:
+            say("Stopped at once; what was saved before is whole. Go on with:")
+            say(again)
+        raise typer.Exit(130) from None
+    except OSError as error:
+        raise FlexvarError(
+            f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}. "
+            "What was saved before is whole; go on with --resume."
+        ) from None
 
 
-def _say(line: str) -> None:
-    # Flushed, so that a log file can be followed.
-    typer.echo(line)
-    sys.stdout.flush()
+def _nothing(step: int, steps: int, text: str) -> None:
+    """Other processes than the main one show nothing."""

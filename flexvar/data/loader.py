@@ -15,6 +15,7 @@ from flexvar.data.dataset import Dataset, Fetched, RawRequest
 from flexvar.data.sampler import Key, Stream, keys
 from flexvar.data.shards import ShardPictures
 from flexvar.data.sources import Raw
+from flexvar.data.workers import serve, signals_held
 from flexvar.errors import FlexvarError
 
 Requests = Sequence[Key | RawRequest]
@@ -109,7 +110,7 @@ def _batches(
     if workers == 0:
         results = (decoder.__getitems__(one) for one in requests)
     else:
-        results = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             decoder,  # type: ignore[arg-type]
             batch_sampler=requests,  # type: ignore[arg-type]
             num_workers=workers,
@@ -117,7 +118,10 @@ def _batches(
             multiprocessing_context=context,
             # Its own source: the loader would draw from the global one.
             generator=torch.Generator(),
+            worker_init_fn=serve,
         )
+        with signals_held():
+            results = iter(loader)
     for result in results:
         if isinstance(result, FlexvarError):
             raise result

@@ -23,7 +23,15 @@ from flexvar.evaluation.offline import (
     reference,
     sample_figures,
 )
-from flexvar.evaluation.sampler import BATCH, Advance, Sampler, check_counts, make
+from flexvar.evaluation.processes import World
+from flexvar.evaluation.sampler import (
+    BATCH,
+    Advance,
+    Sampler,
+    check_counts,
+    device_of,
+    make,
+)
 from flexvar.evaluation.samples import SampleSet
 from flexvar.files import read_json, write_json
 from flexvar.metrics.distances import (
@@ -42,6 +50,7 @@ RESULTS, NPZ, CACHE = "results.json", "samples.npz", "cache"
 PACKAGES = ("flexvar", "torch", "numpy", "pillow", "torch-fidelity", "scikit-image", "scikit-learn")
 # So many pictures a covariance of Inception's 2048 numbers needs; published figures have 50,000.
 ENOUGH_FOR_FID = 2048
+ALONE = World()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,21 +87,25 @@ def evaluate(
     *,
     advance: Advance = lambda done, total: None,
     say: Callable[[str], None] = lambda line: None,
+    world: World = ALONE,
 ) -> dict[str, Any]:
     """Make the samples that are missing, measure them, and write what is returned to a file.
 
     The file is ``results.json``; figures of other metrics that were measured of the same samples
     before are kept. advance: called as samples are made, with how many there are of all. say:
-    told what is being done.
+    told what is being done. world: the processes of a launcher, all of which call this; they
+    share the sampling, and the main one measures, with the same figures as one process.
     Raises `FlexvarError` for anything that cannot be, before the first sample where it can.
     """
     check_metrics(request.metrics)
     check_counts(num=request.num, processes=request.processes, batch=request.batch)
+    device = device_of(request.device, world.local_rank) if world.size > 1 else request.device
     pipe = Pipeline.from_pretrained(
-        request.model, device=request.device, dtype=request.dtype, preset=request.preset
+        request.model, device=device, dtype=request.dtype, preset=request.preset
     )
     measuring = _Measuring(request, pipe, say)
-    measuring.prepare()
+    if world.rank == 0:
+        measuring.prepare()
     result: dict[str, Any] = {
         "model": request.model,
         "settings": measuring.samples.settings if measuring.samples else {},
@@ -110,12 +123,16 @@ def evaluate(
             processes=request.processes,
             batch=request.batch,
             advance=advance,
+            world=world,
         )
         say(f"  {made} made, {len(samples) - made} were there")
-        result["samples"] = samples.check()
-        if request.npz:
-            samples.write_npz(request.out / NPZ)
-            say(f"  {request.out / NPZ}")
+        if world.rank == 0:
+            result["samples"] = samples.check()
+            if request.npz:
+                samples.write_npz(request.out / NPZ)
+                say(f"  {request.out / NPZ}")
+    if world.rank:
+        return result
     path = request.out / RESULTS
     before = read_json(path) or {}
     same = all(before.get(key) == result[key] for key in ("settings", "samples"))

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from functools import lru_cache
-from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +12,7 @@ import torch
 
 from flexvar import __version__, images
 from flexvar.errors import FlexvarError
+from flexvar.evaluation.processes import Died, World, shared_out
 from flexvar.evaluation.samples import SampleSet
 from flexvar.pipeline import Pipeline
 from flexvar.resolve import Steps
@@ -93,16 +90,21 @@ def make(
     processes: int = 1,
     batch: int = BATCH,
     advance: Advance = lambda done, total: None,
+    world: World | None = None,
 ) -> int:
     """Make what is missing of a set, and return how many images that were.
 
     processes: more than 1 are started anew, each with a copy of the model; on CUDA one after the
-    other gets the next device. advance: called with how many are there of all.
+    other gets the next device. world: the processes of a launcher, each of which makes its share
+    in a directory that all see; then there are no others. advance: called with how many are there
+    of all.
     Raises `FlexvarError` for a directory of other settings, and when a process dies.
     """
     check_counts(processes=processes, batch=batch)
     if processes > 1 and sampler.source is None:
         raise FlexvarError("Only a saved model can be sampled by several processes; save it first.")
+    if world is not None and world.size > 1:
+        return _in_world(sampler, pipe, wanted, world, batch, advance)
     wanted.claim()
     missing = wanted.missing()
     # No larger than each process's share, so that none is without work.
@@ -119,6 +121,36 @@ def make(
         done += finished
         advance(done, len(wanted))
     return count
+
+
+def _in_world(
+    sampler: Sampler,
+    pipe: Pipeline,
+    wanted: SampleSet,
+    world: World,
+    batch: int,
+    advance: Advance,
+) -> int:
+    """As `make`, every process of a launcher its share; all come here, and leave together."""
+    missing: list[int] = []
+    if world.rank == 0:
+        wanted.claim()
+        missing = wanted.missing()
+    missing = world.from_main(missing)
+    todo = _runs(missing, min(batch, max(1, -(-len(missing) // world.size))))
+    done = len(wanted) - len(missing)
+    for number, part in enumerate(todo):
+        if number % world.size == world.rank:
+            sampler.write(pipe, wanted, part)
+        done += len(part)  # the others are about as far
+        advance(done, len(wanted))
+    world.barrier()
+    if world.rank == 0 and (left := wanted.missing()):
+        raise FlexvarError(
+            f"{len(left)} of {len(missing)} images are not in {wanted.directory}: all machines "
+            "have to see the same directory. The same command goes on."
+        )
+    return len(missing)
 
 
 def check_counts(**counts: int) -> None:
@@ -153,52 +185,42 @@ def _in_processes(
     sampler: Sampler, wanted: SampleSet, todo: list[range], processes: int
 ) -> Iterator[int]:
     """Numbers of images written, as tasks end."""
-    context = get_context("spawn")
-    counter = context.Value("i", 0)
     threads = max(1, torch.get_num_threads() // processes)
-    pool = ProcessPoolExecutor(
-        processes, mp_context=context, initializer=_begin, initargs=(counter, threads)
-    )
-    tasks: set[Future[int]] = {pool.submit(_share, sampler, wanted, part) for part in todo}
     try:
-        while tasks:
-            ended, tasks = wait(tasks, return_when=FIRST_COMPLETED)
-            for task in ended:
-                yield task.result()
-    except BrokenProcessPool:
+        yield from shared_out(_Begin(sampler, wanted, threads), todo, processes)
+    except Died:
         raise FlexvarError(
             "A sampling process ended without a word, as when memory runs out. What it had "
             "finished is kept: run the same command with fewer processes or a smaller batch."
         ) from None
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
 
 
-_number = 0
+@dataclass(frozen=True)
+class _Begin:
+    """What a new process does first: load the model. It gives what makes the images of a task."""
+
+    sampler: Sampler
+    wanted: SampleSet
+    threads: int
+
+    def __call__(self, number: int) -> Callable[[range], int]:
+        from flexvar.ops.memory import keep_freed_memory
+
+        keep_freed_memory()
+        torch.set_num_threads(self.threads)
+        sampler = self.sampler
+        assert sampler.source is not None
+        pipe = Pipeline.from_pretrained(
+            sampler.source,
+            device=device_of(sampler.device, number),
+            dtype=sampler.dtype,
+            preset=sampler.preset,
+        )
+        return lambda part: sampler.write(pipe, self.wanted, part)
 
 
-def _begin(counter: Any, threads: int) -> None:
-    """In each process, before its first task."""
-    global _number
-    from flexvar.ops.memory import keep_freed_memory
-
-    keep_freed_memory()
-    torch.set_num_threads(threads)
-    with counter.get_lock():
-        _number = counter.value
-        counter.value += 1
-
-
-def _share(sampler: Sampler, wanted: SampleSet, part: range) -> int:
-    return sampler.write(_pipeline(sampler), wanted, part)
-
-
-@lru_cache(maxsize=1)
-def _pipeline(sampler: Sampler) -> Pipeline:
-    device = sampler.device
+def device_of(device: str, number: int) -> str:
+    """The device of one of several processes: the next GPU for each, where there are several."""
     if device in ("auto", "cuda") and torch.cuda.device_count() > 1:
-        device = f"cuda:{_number % torch.cuda.device_count()}"
-    assert sampler.source is not None
-    return Pipeline.from_pretrained(
-        sampler.source, device=device, dtype=sampler.dtype, preset=sampler.preset
-    )
+        return f"cuda:{number % torch.cuda.device_count()}"
+    return device

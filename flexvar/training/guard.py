@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+# Seconds within which signals count as one.
+SAME = 2.0
+NOTE = b"\nStopping after this step and saving; Ctrl-C again stops at once.\n"
 
 
 class Interrupted(Exception):  # noqa: N818 - asked for, no error
@@ -22,15 +28,25 @@ class Interrupted(Exception):  # noqa: N818 - asked for, no error
 
 
 class StopRequest:
-    """Whether Ctrl-C or SIGTERM came; the second Ctrl-C stops at once."""
+    """Whether Ctrl-C or SIGTERM came.
+
+    A second Ctrl-C stops at once, unless it comes within `SAME` seconds: launchers and wrappers
+    pass on what the terminal has sent already, and a key that is held down is one wish.
+    """
 
     def __init__(self) -> None:
         self.asked = False
+        self._at = 0.0
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
-        if self.asked and number == signal.SIGINT:
+        now = time.monotonic()
+        if not self.asked:
+            self.asked, self._at = True, now
+            # Not through sys.stderr, which the interrupted code may be writing to.
+            with suppress(OSError):
+                os.write(2, NOTE)
+        elif number == signal.SIGINT and now - self._at > SAME:
             raise KeyboardInterrupt
-        self.asked = True
 
     @contextmanager
     def listening(self) -> Iterator[StopRequest]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -47,7 +49,10 @@ class LatentCache:
         recipe: TrainRecipe,
         accelerator: Accelerator,
     ) -> Self:
-        """The cache in the directory, made by the main process if there is none yet.
+        """The cache in the directory, made by all processes together if there is none yet.
+
+        They wait for one another by files, in a directory that all of them see: a collective
+        would give up after its limit of ten minutes, where one has more to do than another.
 
         Raises `FlexvarError` if the one there belongs to another tokenizer, other data, another
         crop rule, seed or number of views.
@@ -61,9 +66,9 @@ class LatentCache:
             "seed": recipe.seed,
             "views": config.views,
         }
-        if accelerator.is_main_process and not (directory / KEY).is_file():
-            _fill(directory, key, data, tokenizer, recipe, config.views, accelerator.device)
-        accelerator.wait_for_everyone()
+        if _asked_to_fill(directory, accelerator):
+            filling = _Filling(directory, key, data, tokenizer, recipe, config.views)
+            filling.run(accelerator)
         try:
             found = json.loads((directory / KEY).read_text())
         except (OSError, ValueError) as error:
@@ -110,45 +115,107 @@ def weights_hash(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
-@torch.inference_mode()
-def _fill(
-    directory: Path,
-    key: dict[str, Any],
-    data: Dataset,
-    tokenizer: Tokenizer,
-    recipe: TrainRecipe,
-    views: int,
-    device: torch.device,
-) -> None:
-    """Encode ``views`` times as many samples as there are pictures; the key is written last."""
-    count, done = views * len(data), 0
-    stride, code_dim = tokenizer.space.stride, tokenizer.space.code_dim
-    shape = (count, code_dim, *(side // stride for side in data.size))
-    labels = np.zeros(count, dtype=np.int64)
-    texts: dict[tuple[str, ...], int] = {}
-    called: list[int] = []
-    stream = batches(data, batch_size=recipe.batch_size, seed=recipe.seed, workers=recipe.workers)
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
+def _asked_to_fill(directory: Path, accelerator: Accelerator) -> bool:
+    """Whether there was no cache when all processes came here: the main one has looked."""
+    from accelerate.utils import broadcast_object_list
+
+    asked = [not (directory / KEY).is_file()]
+    if accelerator.num_processes > 1:
+        broadcast_object_list(asked)
+    return asked[0]
+
+
+class _Filling:
+    """Encodes ``views`` times as many samples as there are pictures; the key is written last."""
+
+    def __init__(
+        self,
+        directory: Path,
+        key: dict[str, Any],
+        data: Dataset,
+        tokenizer: Tokenizer,
+        recipe: TrainRecipe,
+        views: int,
+    ) -> None:
+        self.directory, self.key, self.data = directory, key, data
+        self.tokenizer, self.recipe = tokenizer, recipe
+        self.count = views * len(data)
+
+    def run(self, accelerator: Accelerator) -> None:
+        """This process's share; the main one also begins and ends it, for which others wait."""
+        rank, world = accelerator.process_index, accelerator.num_processes
+        parts = [self.directory / f".part-{number}.json" for number in range(world)]
+        try:
+            if rank == 0:
+                self._begin()
+            if world > 1:
+                accelerator.wait_for_everyone()
+            mine = self._encode(rank, world, accelerator.device)
+            temporary = parts[rank].with_suffix(".tmp")
+            temporary.write_text(json.dumps(mine, ensure_ascii=False), encoding="utf-8")
+            os.replace(temporary, parts[rank])
+            if rank == 0:
+                _wait(parts)
+                self._join([json.loads(part.read_text("utf-8")) for part in parts])
+                temporary = self.directory / f".{KEY}.tmp"
+                temporary.write_text(json.dumps(self.key, indent=2) + "\n")
+                os.replace(temporary, self.directory / KEY)
+                for part in parts:
+                    part.unlink()
+            else:
+                _wait([self.directory / KEY])
+        except OSError as error:
+            raise FlexvarError(
+                f"cache.directory: cannot write {self.directory}: {error.strerror or error}."
+            ) from None
+
+    def _begin(self) -> None:
+        self.directory.mkdir(parents=True, exist_ok=True)
+        for left in self.directory.glob(".part-*"):  # of one that was stopped
+            left.unlink()
+        space = self.tokenizer.space
+        shape = (self.count, space.code_dim, *(side // space.stride for side in self.data.size))
         latents = np.lib.format.open_memmap(
-            directory / LATENTS, mode="w+", dtype=np.float32, shape=shape
+            self.directory / LATENTS, mode="w+", dtype=np.float32, shape=shape
         )
-        while done < count:
-            batch = next(stream)
-            part = slice(done, min(done + len(batch.labels_B), count))
-            size = part.stop - part.start
-            features = tokenizer.features(batch.images_B3HW[:size].to(device))
-            latents[part], labels[part] = features.cpu().numpy(), batch.labels_B[:size].numpy()
-            called += [texts.setdefault(one, len(texts)) for one in batch.captions[:size]]
-            done = part.stop
         latents.flush()
-        np.save(directory / LABELS, labels)
+
+    @torch.inference_mode()
+    def _encode(self, rank: int, world: int, device: torch.device) -> list[list[Any]]:
+        """Encode this rank's samples; label and captions of each, a list per batch."""
+        latents = np.load(self.directory / LATENTS, mmap_mode="r+")
+        size, seed = self.recipe.batch_size, self.recipe.seed
+        stream = batches(
+            self.data,
+            batch_size=size,
+            seed=seed,
+            rank=rank,
+            world=world,
+            workers=self.recipe.workers,
+        )
+        found: list[list[Any]] = []
+        for first in range(rank * size, self.count, world * size):
+            batch = next(stream)
+            length = min(size, self.count - first)
+            features = self.tokenizer.features(batch.images_B3HW[:length].to(device))
+            latents[first : first + length] = features.cpu().numpy()
+            captions = batch.captions[:length] or [()] * length
+            found.append(list(zip(batch.labels_B[:length].tolist(), captions, strict=True)))
+        latents.flush()
+        return found
+
+    def _join(self, parts: list[list[list[Any]]]) -> None:
+        """Write labels and captions of all ranks, whose batches take turns."""
+        rounds = zip_longest(*parts, fillvalue=[])
+        samples = [sample for batches_R in rounds for batch in batches_R for sample in batch]
+        np.save(self.directory / LABELS, np.array([label for label, _ in samples], dtype=np.int64))
+        texts: dict[tuple[str, ...], int] = {}
+        called = [texts.setdefault(tuple(captions), len(texts)) for _, captions in samples]
         kept = json.dumps({"texts": list(texts), "of": called}, ensure_ascii=False)
-        (directory / CAPTIONS).write_text(kept + "\n", encoding="utf-8")
-        temporary = directory / f".{KEY}.tmp"
-        temporary.write_text(json.dumps(key, indent=2) + "\n")
-        os.replace(temporary, directory / KEY)
-    except OSError as error:
-        raise FlexvarError(
-            f"cache.directory: cannot write {directory}: {error.strerror or error}."
-        ) from None
+        (self.directory / CAPTIONS).write_text(kept + "\n", encoding="utf-8")
+
+
+def _wait(paths: Sequence[Path]) -> None:
+    """Until all files are there, as long as it takes; a launcher ends us if another one fails."""
+    while not all(path.is_file() for path in paths):
+        time.sleep(0.5)

@@ -18,7 +18,7 @@ from flexvar.errors import CheckpointError, FlexvarError
 from flexvar.pipeline import Pipeline
 from flexvar.training.guard import Interrupted, StopRequest, culprit
 from flexvar.training.optimiser import Ema, rate_factor
-from flexvar.training.report import Reporter, peak_memory
+from flexvar.training.report import Advance, Reporter, peak_memory
 from flexvar.training.run import RunDirectory
 from flexvar.training.stage import Stage, Step, derived_seed, full_tensors
 from flexvar.training.state import state_of, take_over
@@ -38,7 +38,7 @@ class Trial(NamedTuple):
 class Loop:
     """One run of a stage.
 
-    say: takes the lines a person should see, on the main process.
+    say: takes the lines a person should see, on the main process. advance: told after every step.
     """
 
     stage: Stage
@@ -51,6 +51,7 @@ class Loop:
     best: float | None = None
     best_step: int | None = None
     stop: StopRequest = field(default_factory=StopRequest)
+    advance: Advance = lambda step, steps, text: None
 
     def __post_init__(self) -> None:
         recipe = self.stage.recipe
@@ -97,7 +98,15 @@ class Loop:
         if recipe.stop_after is not None:
             until = min(until, self.step + recipe.stop_after)
         figures: dict[str, float] = {}
-        reporter = Reporter(self.run, self.say, recipe, self.images_per_step, self.accelerator)
+        reporter = Reporter(
+            self.run,
+            self.say,
+            recipe,
+            self.images_per_step,
+            self.accelerator,
+            step=self.step,
+            advance=self.advance,
+        )
         with self.stop.listening(), reporter:
             stream = self._stream()
             reporter.begin()

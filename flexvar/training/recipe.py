@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -20,7 +20,10 @@ from flexvar.config import (
     parse,
 )
 from flexvar.data import DataConfig
+from flexvar.data.sources import BUILT_IN
 from flexvar.errors import FlexvarError
+from flexvar.option_help import options_of
+from flexvar.plugin import Kind
 
 Stage = Literal["tokenizer", "model"]
 FOLDER = "recipes"
@@ -29,11 +32,12 @@ FOLDER = "recipes"
 class OptimiserConfig(ComponentConfig):
     """AdamW and its learning rate over the run; the defaults are the papers' for stage 2.
 
-    learning_rate: the peak, for ``reference_batch`` images per step if that is given (then it
-    grows in proportion to the real batch), else as it is. warmup: share of the steps in which
-    the rate rises linearly from ``warmup_factor`` times the peak; flat: share of the rest at the
-    peak; then it falls linearly to ``final`` times the peak. clip: greatest gradient norm; None
-    for no clipping.
+    learning_rate: the peak. reference_batch: images per step that the peak is for, in proportion
+    to which it grows; it is as it is unless given. betas: AdamW's. weight_decay: AdamW's, for
+    matrices and kernels only. warmup: share of the steps in which the rate rises linearly.
+    warmup_factor: what it rises from, as a share of the peak. flat: share of the rest at the
+    peak; then the rate falls linearly. final: what it falls to, as a share of the peak. clip:
+    greatest gradient norm; None for no clipping.
     """
 
     learning_rate: float = Field(default=1e-4, gt=0)
@@ -52,7 +56,8 @@ class TrainRecipe(ComponentConfig):
 
     data: see `flexvar.data.DataConfig`; a bare string is its source. out: the run's directory.
     steps: optimiser steps. batch_size: images per process and micro-batch; accumulate:
-    micro-batches per step. ema: decay of the averaged weights, which are the ones that come out;
+    micro-batches per step. seed: of weights, batches and all that is drawn. optimiser: see
+    `OptimiserConfig`. ema: decay of the averaged weights, which are the ones that come out;
     0 for none. precision: of the forward and backward pass; weights stay in fp32.
     start_from: a checkpoint whose weights training starts from (fine-tuning). workers: processes
     that decode pictures ahead. log_every, validate_every, sample_every, save_every: in steps; 0
@@ -137,10 +142,11 @@ class TokenizerRecipe(TrainRecipe):
     random_grids: FlexVAR's rule, so many grids of random sides per step, the latent's own always
     among them. training_schedule: a schedule component whose list is taken instead (residual
     tokenizers: the list of the model to come). losses: parts of the reconstruction loss.
-    codebook_weight, commitment_weight: of a codebook's two losses; auxiliary: weights of what other
-    losses the tokenizer has, by name, each 1 unless given. freeze: prefixes of parameters that stay
-    as they are; with ``[encoder, to_code, codebook]`` the tokens stay the same and a model over
-    them goes on working.
+    adversarial: see `AdversarialConfig`. codebook_weight, commitment_weight: of the codes' move
+    towards the latent, and of the latent's towards them. auxiliary: weights of what other
+    losses the tokenizer has, by name, each 1 unless given. codebook: see `CodebookConfig`. freeze:
+    prefixes or patterns of parameters that stay as they are; with ``[encoder, to_code, codebook]``
+    the tokens stay the same and a model over them goes on working.
     """
 
     tokenizer: ComponentSpec
@@ -157,7 +163,9 @@ class TokenizerRecipe(TrainRecipe):
 
 
 class CacheConfig(ComponentConfig):
-    """Continuous latents computed once: ``views`` random crops of every picture, in ``directory``.
+    """Continuous latents computed once and read again.
+
+    directory: where they are kept. views: random crops of every picture.
 
     Refused when it was made by another tokenizer or from other data.
     """
@@ -175,7 +183,7 @@ class ModelRecipe(TrainRecipe):
     an image is trained on without its label or caption. activation_checkpointing: recompute the
     backbone's blocks in the backward pass. cache: see `CacheConfig`. presets: named sampling
     settings of the checkpoint; ``default`` is also what the sample grids take. sample_labels,
-    sample_prompts: what those are of.
+    sample_prompts: what those are of. samples_per_label: pictures of each there.
     coarse: share of the steps whose list ends early, at one of its coarser grids: cheap steps, in
     which a model learns what a picture is of; only for tokenizers whose scales are whole pictures.
     """
@@ -218,6 +226,15 @@ class ModelRecipe(TrainRecipe):
         return data
 
 
+# Kinds of components by the key of a recipe that names one.
+PARTS: dict[Kind, str] = {
+    "tokenizer": "tokenizer",
+    "backbone": "backbone",
+    "position": "position",
+    "schedule": "schedule",
+    "conditioner": "conditioner",
+    "objective": "objective",
+}
 R = TypeVar("R", bound=TrainRecipe)
 RECIPES: dict[Stage, type[TrainRecipe]] = {"tokenizer": TokenizerRecipe, "model": ModelRecipe}
 
@@ -275,7 +292,53 @@ def load_recipe(
         )
     data = override(data, texts)
     data |= {key: value for key, value in given.items() if value is not None}
+    _ask_for_data(data, source, stage)
     return parse(RECIPES[stage], data, path=_title(source))
+
+
+def _ask_for_data(data: dict[str, Any], source: str | Path, stage: Stage) -> None:
+    given = data.get("data")
+    if given is None or (isinstance(given, dict) and given.get("source") is None):
+        raise FlexvarError(
+            f"data: say what to train on: `flexvar train {stage} {source} data=FOLDER ...`, a "
+            "folder with a folder of pictures per class (`flexvar data FOLDER` checks it), "
+            f"shards, or a built-in set: {', '.join(BUILT_IN)}."
+        )
+
+
+def recipe_options(
+    source: str | Path, stage: Stage, assignments: Iterable[str] = ()
+) -> Iterator[str]:
+    """Lines with every option of a recipe: its value there, what it takes, and what it means.
+
+    Those of the parts it names - tokenizer, backbone and others - come after its own. Nothing has
+    to be given for it.
+    """
+    from flexvar.plugin import default_registry
+
+    data = override(read_recipe(source, stage), assignments)
+    if isinstance(data.get("data"), str):
+        data["data"] = {"source": data["data"]}
+    yield f"Options of the recipe {_title(source)!r} for a {stage}: key=value, with dots inside."
+    recipe = RECIPES[stage]
+    for option in options_of(recipe, data):
+        yield from option.lines()
+    registry = default_registry()
+    for kind, key in PARTS.items():
+        if key not in recipe.model_fields:
+            continue
+        value = data.get(key, recipe.model_fields[key].default)
+        name = value.get("name") if isinstance(value, dict) else getattr(value, "name", value)
+        if not isinstance(name, str) or (key == "tokenizer" and stage == "model"):
+            continue
+        config = getattr(registry.load(kind, name), "Config", None)
+        if config is None:
+            continue
+        yield ""
+        yield f"{key}: {name}"
+        values = value if isinstance(value, dict) else getattr(value, "options", {})
+        for option in options_of(config, values, f"{key}."):
+            yield from option.lines()
 
 
 def _title(source: str | Path) -> str:

@@ -20,6 +20,9 @@ from flexvar.errors import FlexvarError
 from flexvar.training.recipe import TrainRecipe
 from flexvar.training.run import RunDirectory
 
+# Told after every step: how many are done, of how many, and loss, pace and time left in words.
+Advance = Callable[[int, int, str], None]
+
 
 class Reporter:
     """Averages figures between log lines, over processes too, and writes them."""
@@ -31,13 +34,17 @@ class Reporter:
         recipe: TrainRecipe,
         images_per_step: int,
         accelerator: Accelerator,
+        step: int = 0,
+        advance: Advance = lambda step, steps, text: None,
     ) -> None:
+        self.advance, self.pace = advance, 0.0
         self.run, self.say, self.recipe, self.accelerator = run, say, recipe, accelerator
         self.images_per_step = images_per_step
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        self.writer: Any = _tensorboard(run) if recipe.tensorboard and run.write else None
+        self.writer: Any = _tensorboard(run, step) if recipe.tensorboard and run.write else None
         self.seconds, self.steps, self.left_from = 0.0, 0, time.perf_counter()
+        self.stepped = self.left_from
 
     def __enter__(self) -> Self:
         return self
@@ -47,24 +54,37 @@ class Reporter:
 
     def begin(self) -> None:
         """Start the clock."""
-        self.left_from = time.perf_counter()
+        self.left_from = self.stepped = time.perf_counter()
 
     @contextmanager
     def paused(self) -> Iterator[None]:
         """Time that does not count as training."""
         self.seconds += time.perf_counter() - self.left_from
         yield
-        self.left_from = time.perf_counter()
+        self.left_from = self.stepped = time.perf_counter()
 
     def step(self, step: int, metrics: Mapping[str, Tensor]) -> None:
         """Take the figures of a step; ``step`` steps are done now."""
         self.steps += 1
+        self._advance(step, metrics)
         for name, value in metrics.items():
             value = value.detach().float()
             self.sums[name] = self.sums[name] + value if name in self.sums else value
             self.counts[name] = self.counts.get(name, 0) + 1
         if step % self.recipe.log_every == 0 or step == self.recipe.steps:
             self._write(step)
+
+    def _advance(self, step: int, metrics: Mapping[str, Tensor]) -> None:
+        """Tell how far the run is, at a pace that follows what the last steps took."""
+        now = time.perf_counter()
+        took, self.stepped = now - self.stepped, now
+        self.pace = took if self.pace == 0 else 0.9 * self.pace + 0.1 * took
+        if not self.run.write:
+            return
+        loss = f"loss {float(metrics['loss']):.4g}  " if "loss" in metrics else ""
+        left = clock((self.recipe.steps - step) * self.pace)
+        rate = self.images_per_step / max(self.pace, 1e-9)
+        self.advance(step, self.recipe.steps, f"{loss}{rate:.3g} images/s  {left} left")
 
     def _write(self, step: int) -> None:
         names = sorted(self.sums)
@@ -127,7 +147,7 @@ def _add_scalar(writer: Any, name: str, at: tuple[float, int]) -> None:
     writer.add_scalar(name, *at)
 
 
-def _tensorboard(run: RunDirectory) -> Any:
+def _tensorboard(run: RunDirectory, step: int) -> Any:
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError as error:
@@ -136,7 +156,7 @@ def _tensorboard(run: RunDirectory) -> Any:
             "pip install 'flexvar[train]', or set tensorboard=false."
         ) from None
     try:
-        return SummaryWriter(str(run.path / "tensorboard"))
+        return SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
     except OSError as error:
         raise FlexvarError(
             f"Cannot write to {run.path}: {error.strerror or error}.{run.whole()}"

@@ -16,6 +16,7 @@ import yaml
 from PIL import Image
 
 from flexvar.errors import CheckpointError, FlexvarError
+from flexvar.training.lock import held
 from flexvar.training.recipe import TrainRecipe
 
 STATE, BEST, RECIPE, LOG = "state.pt", "best.json", "recipe.yaml", "log.jsonl"
@@ -50,6 +51,20 @@ class RunDirectory:
                 f"{self.path} already holds a run, at step {known[-1]}. Go on with --resume, "
                 "or choose another --out."
             )
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep other runs out of the directory while the block runs, see `flexvar.training.lock`.
+
+        Raises `FlexvarError` naming who is in it already.
+        """
+        if not self.write:
+            yield
+            return
+        with self._writing():
+            self.path.mkdir(parents=True, exist_ok=True)
+        with held(self.path):
+            yield
 
     def create(self) -> None:
         """Make the directories, and remove what a killed run left half written."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from flexvar.errors import FlexvarError
 from flexvar.ops.memory import keep_freed_memory
 from flexvar.ops.precision import parse_device
+from flexvar.training.environment import own_numbers, processes
 from flexvar.training.recipe import ModelRecipe, TokenizerRecipe, TrainRecipe
 from flexvar.training.words import count, some
 
@@ -26,16 +27,19 @@ def train(
     dry_run: bool = False,
     device: str = "auto",
     say: Callable[[str], None] = print,
+    advance: Callable[[int, int, str], None] = lambda step, steps, text: None,
 ) -> dict[str, float]:
     """Run a recipe to its end; the figures of the last validation (none for a dry run).
 
     resume: go on after the latest checkpoint in ``recipe.out``, if there is one. dry_run: build
     everything, run two steps, say what it would take, write nothing. device: "auto", "cpu",
-    "cuda". Under ``accelerate launch`` every process calls this.
+    "cuda". say: takes lines for a person. advance: told after every step how many are done, of
+    how many, and loss, pace and time left in words. Under ``accelerate launch`` every process
+    calls this.
     Raises `FlexvarError` for a recipe that cannot be, `flexvar.training.guard.Interrupted` when
     Ctrl-C or SIGTERM stopped it, after saving.
     """
-    accelerator = _accelerator(recipe, device)
+    accelerator = _accelerator(recipe, device, say)
     if accelerator.device.type == "cpu":
         keep_freed_memory()
     # These need accelerate, whose absence has been reported by now.
@@ -48,6 +52,7 @@ def train(
         if accelerator.is_main_process:
             say(line)
 
+    held = ExitStack()
     try:
         out = recipe.out
         if out is None and not dry_run:
@@ -55,6 +60,7 @@ def train(
         run = RunDirectory(out or ".", write=accelerator.is_main_process and not dry_run)
         if not dry_run:
             run.check(resume=resume)
+            held.enter_context(run.held())
         images_per_step = recipe.batch_size * recipe.accumulate * accelerator.num_processes
         stage: Stage
         if isinstance(recipe, TokenizerRecipe):
@@ -63,7 +69,7 @@ def train(
             stage = ModelStage(recipe, images_per_step)
         else:
             raise FlexvarError(f"{type(recipe).__name__} is no recipe of a stage.")
-        loop = Loop(stage, accelerator, run, speak)
+        loop = Loop(stage, accelerator, run, speak, advance=advance)
         for line in _describe(stage, accelerator, images_per_step):
             speak(line)
         if dry_run:
@@ -84,10 +90,11 @@ def train(
         speak(f"next: {stage.next_command(run.path)}")
         return figures
     finally:
+        held.close()
         accelerator.end_training()
 
 
-def _accelerator(recipe: TrainRecipe, device: str) -> Accelerator:
+def _accelerator(recipe: TrainRecipe, device: str, say: Callable[[str], None]) -> Accelerator:
     try:
         from accelerate import Accelerator
         from accelerate.utils import DistributedDataParallelKwargs
@@ -99,12 +106,16 @@ def _accelerator(recipe: TrainRecipe, device: str) -> Accelerator:
     wanted = parse_device(device)
     # A residual tokenizer with few scales leaves some of its convolutions out.
     unused = DistributedDataParallelKwargs(find_unused_parameters=True)
-    accelerator = Accelerator(
-        cpu=wanted.type == "cpu",
-        mixed_precision="bf16" if recipe.precision == "bf16" else "no",
-        kwargs_handlers=[unused] if isinstance(recipe, TokenizerRecipe) else None,
-    )
-    world = int(os.environ.get("WORLD_SIZE", "1"))
+    world = processes()
+    with own_numbers(recipe.precision) as lines:
+        accelerator = Accelerator(
+            cpu=wanted.type == "cpu",
+            mixed_precision="bf16" if recipe.precision == "bf16" else "no",
+            kwargs_handlers=[unused] if isinstance(recipe, TokenizerRecipe) else None,
+        )
+    if accelerator.is_main_process:
+        for line in lines:
+            say(line)
     if accelerator.num_processes != world:
         # accelerate goes on alone in some set-ups, and every process would train by itself.
         raise FlexvarError(

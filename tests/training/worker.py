@@ -1,4 +1,4 @@
-"""What one of several processes runs: ``worker.py STAGE OUT BATCH_SIZE REPORT [TOKENIZER WORD...]``.
+"""One of several processes: ``worker.py STAGE OUT BATCH_SIZE REPORT [TOKENIZER [WORD ...]]``.
 
 Words: ``mamba`` for that backbone, ``bf16`` for that precision, ``stop`` to stop after 3 steps.
 """
@@ -14,16 +14,18 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+import torch.nn.functional as functional
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from flexvar_plugins.backbones import ssd
+
 from flexvar.config import parse
-from flexvar.training import ModelRecipe, TokenizerRecipe, model_stage, train
+from flexvar.training import ModelRecipe, TokenizerRecipe, train
 from flexvar.training.guard import Interrupted
 from flexvar.training.loop import Loop
-from flexvar_plugins.backbones import ssd
 from training.conftest import model_options, quiet, tokenizer_options
 
 
@@ -34,11 +36,11 @@ def digest(tensor: torch.Tensor) -> str:
 
 def watch(report: Path) -> None:
     """Write what every process really is and ends with."""
-    finish, losses, scan = Loop.finish, model_stage.token_losses, ssd.Inputs
+    finish, losses, scan = Loop.finish, functional.cross_entropy, ssd.Inputs
     exact: set[str] = set()
 
-    def watched_losses(logits: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-        result = losses(logits, tokens)
+    def watched_losses(logits: torch.Tensor, *more: Any, **options: Any) -> torch.Tensor:
+        result = losses(logits, *more, **options)
         exact.update((f"logits {logits.dtype}", f"loss {result.dtype}"))
         return result
 
@@ -47,7 +49,7 @@ def watch(report: Path) -> None:
         exact.update(f"{name} {inputs[name].dtype}" for name in names)
         return scan(**inputs)
 
-    model_stage.token_losses = watched_losses
+    functional.cross_entropy = watched_losses
     ssd.Inputs = watched_scan  # type: ignore[misc, assignment]
 
     def watched(self: Loop) -> dict[str, float]:

@@ -19,7 +19,7 @@ class AttentionBlock(CarryingBlock, Block):
         Block.__init__(self, config, number)
         self.config = config
 
-    def forward(
+    def forward(  # type: ignore[override]  # called by its own backbone, which hands memory on
         self, x_BLD: Tensor, branches: tuple[Branch, ...], scene: Scene, memory: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """(B,L,D), and keys and values (2,B,L,H,d) of all scales so far."""

@@ -1,0 +1,108 @@
+"""Signals stop a run with its workers as a user means it: saved, said, and nobody left behind."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+
+from flexvar.data.workers import serve, signals_held
+from flexvar.training.guard import StopRequest
+from flexvar.training.run import RunDirectory
+
+from .conftest import tokenizer_options
+
+pytestmark = pytest.mark.skipif(os.name == "nt", reason="needs POSIX signals")
+COMMAND = (
+    "import multiprocessing, sys; multiprocessing.set_start_method(sys.argv.pop(1)); "
+    "from flexvar.cli import main; main()"
+)
+
+
+def in_group(group: int) -> list[int]:
+    """Processes of a group that still run."""
+    found = subprocess.run(["ps", "-eo", "pid,pgid,stat"], capture_output=True, text=True)
+    rows = [line.split() for line in found.stdout.splitlines()[1:]]
+    return [int(pid) for pid, pgid, stat in rows if int(pgid) == group and stat[0] != "Z"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("method", "number", "times"),
+    [("spawn", signal.SIGINT, 1), ("spawn", signal.SIGINT, 2), ("forkserver", signal.SIGTERM, 1)],
+)
+def test_a_signal_to_the_whole_group_saves_and_says_how_to_go_on(
+    tmp_path: Path, method: str, number: signal.Signals, times: int
+) -> None:
+    options = tokenizer_options(tmp_path / "run", steps=100_000, workers=2, log_every=1)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(options))
+    words = [sys.executable, "-c", COMMAND, method, "train", "tokenizer", str(recipe)]
+    process = subprocess.Popen(
+        [*words, "--device", "cpu"],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    log, until = tmp_path / "run" / "log.jsonl", time.monotonic() + 240
+    while not log.exists() and time.monotonic() < until:
+        assert process.poll() is None, process.communicate()[0]
+        time.sleep(0.1)
+    for _ in range(times):
+        os.killpg(process.pid, number)
+        time.sleep(0.05)
+    said, _ = process.communicate(timeout=120)
+    assert process.returncode == 130, said
+    assert "all is saved. Go on with:" in said
+    assert "--resume" in said.splitlines()[-1]
+    assert RunDirectory(tmp_path / "run").steps()
+    until = time.monotonic() + 20
+    while in_group(process.pid) and time.monotonic() < until:
+        time.sleep(0.2)
+    assert in_group(process.pid) == []
+
+
+def test_a_signal_repeated_at_once_is_one_wish_and_a_later_one_stops() -> None:
+    stop = StopRequest()
+    with stop.listening():
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGINT)
+        assert stop.asked
+        stop._at -= 10
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+
+
+def test_a_worker_ignores_what_is_for_its_parent_and_ends_at_the_second_term() -> None:
+    pid = os.fork()
+    if pid == 0:
+        serve()
+        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        os._exit(0)
+    _, status = os.waitpid(pid, 0)
+    assert os.waitstatus_to_exitcode(status) == 128 + signal.SIGTERM
+
+
+def test_signals_come_after_they_were_held() -> None:
+    held = False
+
+    def within() -> None:
+        nonlocal held
+        with signals_held():
+            os.kill(os.getpid(), signal.SIGINT)
+            held = True
+        time.sleep(1)
+
+    with pytest.raises(KeyboardInterrupt):
+        within()
+    assert held
