@@ -80,9 +80,7 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
         opened(tmp_path / "a.csv", image_column="where", label_column="kind")
 
 
-@pytest.mark.parametrize(
-    "data", [b"", b"\0\xff\xfe" * 99, b"image\n", b"{" * 2**21, b'image,label\n"a']
-)
+@pytest.mark.parametrize("data", [b"", b"\0\xff\xfe" * 99, b"image\n", b"{" * 2**21])
 @pytest.mark.parametrize("suffix", ["csv", "jsonl", "zip"])
 def test_files_that_are_no_lists(tmp_path: Path, data: bytes, suffix: str) -> None:
     (tmp_path / f"a.{suffix}").write_bytes(data)
