@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from math import inf, prod
+from threading import get_ident
 from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.modules.module import (
+    register_module_module_registration_hook,
+    register_module_parameter_registration_hook,
+)
+from torch.overrides import TorchFunctionMode
 
 from flexvar.components import Facts, StepSchedule, Tokenizer, TokenSpace
 from flexvar.config import ComponentConfig, ComponentSpec, ModelConfig, parse
-from flexvar.errors import FlexvarError, PluginError
+from flexvar.errors import FlexvarError, PluginError, reason
 from flexvar.model import NextScaleModel
 from flexvar.plugin import Kind, Registry, default_registry
 
@@ -48,6 +58,7 @@ class Parts:
     tokenizer: Tokenizer
     schedule: StepSchedule
     model: NextScaleModel | None
+    registry: Registry | None = None  # that the config's names are of; None is the default one
 
     def modules(self) -> list[nn.Module]:
         """The parts with weights."""
@@ -119,19 +130,24 @@ def build(config: ModelConfig | Mapping[str, Any], registry: Registry | None = N
     """
     config = parse(ModelConfig, config)
     planned = plan(config, registry)
+    with _bounded(Bounds()), _explained():
+        return _build(config, planned, registry)
+
+
+def _build(config: ModelConfig, planned: Plan, registry: Registry | None) -> Parts:
     config = _settled(config, planned)
     usual = torch.get_default_dtype()
     if usual != torch.float32:
         # What an application makes torch's default is no matter of ours, nor of a plugin's.
         torch.set_default_dtype(torch.float32)
     try:
-        return _built(config, planned)
+        return _built(config, planned, registry)
     finally:
         if usual != torch.float32:
             torch.set_default_dtype(usual)
 
 
-def _built(config: ModelConfig, planned: Plan) -> Parts:
+def _built(config: ModelConfig, planned: Plan, registry: Registry | None) -> Parts:
     facts = planned.facts
     tokenizer, schedule = planned.tokenizer.build(facts), planned.schedule.build(facts)
     model = None
@@ -139,7 +155,7 @@ def _built(config: ModelConfig, planned: Plan) -> Parts:
         backbone, position = planned.backbone.build(facts), planned.position.build(facts)
         conditioner = planned.conditioner.build(facts)
         model = NextScaleModel(backbone, position, conditioner, facts=facts)
-    return Parts(config, tokenizer, schedule, model)
+    return Parts(config, tokenizer, schedule, model, registry)
 
 
 def settle(
@@ -153,34 +169,151 @@ def settle(
     return _settled(config, plan(config, registry))
 
 
-def build_for_weights(config: ModelConfig, registry: Registry | None = None) -> Parts:
-    """The parts of a config as quickly as can be, for weights that will replace all of theirs.
+def build_for_weights(
+    config: ModelConfig,
+    registry: Registry | None = None,
+    *,
+    like: Mapping[str, Any] | None = None,
+) -> Parts:
+    """The parts of a config as quickly as possible, for weights that will replace all of theirs.
 
-    Built on the meta device where every component can be; else on the CPU.
+    On the CPU, with parameters that hold whatever is in their memory. like: the weights to come,
+    or their shapes; a config that describes far more than those ends at once.
     """
+    planned = plan(config, registry)
+    bounds = Bounds() if like is None else Bounds.of(like)
+    with (
+        torch.random.fork_rng(devices=[]),
+        torch.device("cpu"),
+        _Unfilled(),
+        _bounded(bounds),
+        _explained(),
+    ):
+        return _build(config, planned, registry)
+
+
+class _Unfilled(TorchFunctionMode):
+    """Leaves out what gives parameters their first values: memory is not touched for them.
+
+    The meta device has the same use, but for many operations torch imports its compiler there,
+    which takes seconds and makes a folder among the temporary files.
+    """
+
+    ARITHMETIC = ("mul", "div", "add", "sub", "pow", "neg", "exp", "log", "sqrt", "erfinv", "clamp")
+    CHANGES = frozenset(
+        {"normal_", "uniform_", "random_", "exponential_", "bernoulli_", "fill_", "zero_", "copy_"}
+        | {"clamp_min_", "clamp_max_", "addcmul_", "__imul__", "__iadd__", "__setitem__"}
+        | {f"{name}_" for name in ARITHMETIC}
+    )
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        name, module = getattr(func, "__name__", ""), getattr(func, "__module__", "")
+        if name in self.CHANGES or (module == "torch.nn.init" and name.endswith("_")):
+            tensor = args[0] if args else kwargs.get("tensor")
+            if isinstance(tensor, nn.Parameter):
+                return tensor
+        return func(*args, **kwargs)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Turn what torch says of sizes that cannot be into a `FlexvarError`."""
     try:
-        with torch.device("meta"):
-            parts = build(config, registry)
-    except FlexvarError:
-        raise
-    except Exception:
-        # A plugin that computes with its weights while it is built. If it is broken for
-        # another reason, this raises again.
-        with torch.device("cpu"):
-            return build(config, registry)
-    for module in parts.modules():
-        if shared_weights(module):
-            with torch.device("cpu"):
-                return build(config, registry)
-        for part in module.modules():
-            for name, buffer in part.named_buffers(recurse=False):
-                if name not in part._non_persistent_buffers_set:
-                    continue
-                if buffer.numel():
-                    with torch.device("cpu"):
-                        return build(config, registry)
-                setattr(part, name, torch.empty_like(buffer, device="cpu"))
-    return parts
+        yield
+    except (RuntimeError, OverflowError, MemoryError) as error:
+        raise FlexvarError(f"The parts of this config cannot be built: {reason(error)}.") from error
+
+
+@dataclass(slots=True)
+class Bounds:
+    """How much a config may describe: weights, and numbers in them.
+
+    The largest model of this kind has some thousand weights; a depth with a digit too many would
+    be built without end.
+    """
+
+    weights: int = 100_000
+    numbers: int | None = None
+    like: str = ""
+
+    @classmethod
+    def of(cls, weights: Mapping[str, Any]) -> Bounds:
+        """Those of a config for these weights, with room for one that differs by some layers."""
+        shapes = [tuple(getattr(value, "shape", value)) for value in weights.values()]
+        numbers = 16 * sum(prod(shape) for shape in shapes) + 2**24
+        hint = "; ".join(
+            f"{key} has {count} members" for key, count in list_lengths(weights).items()
+        )
+        like = f" The file has {len(shapes):,} weights{f': {hint}' if hint else ''}."
+        return cls(16 * len(shapes) + 1000, numbers, like)
+
+
+@contextmanager
+def _bounded(bounds: Bounds) -> Iterator[None]:
+    """Raise `FlexvarError` in a build, before memory is touched, when it exceeds the bounds."""
+    thread, made, numbers, held, modules = get_ident(), 0, 0, 0, 0
+    memory = _memory()
+
+    def count(module: nn.Module, name: str, parameter: Any) -> None:
+        nonlocal made, numbers, held
+        if get_ident() != thread or parameter is None:
+            return
+        made += 1
+        numbers += parameter.numel()
+        if parameter.device.type == "cpu":
+            held += parameter.numel() * parameter.element_size()
+        if held > memory:
+            raise FlexvarError(
+                f"This config describes a model of more than {held / 2**30:,.0f} GiB, and this "
+                f"machine has {memory / 2**30:,.0f} GiB of memory. Look for an option with a digit "
+                "too many."
+            )
+        if made > bounds.weights or (bounds.numbers is not None and numbers > bounds.numbers):
+            raise FlexvarError(
+                f"This config describes a model of more than {made - 1:,} weights with "
+                f"{numbers:,} numbers. Look for an option with a digit too many.{bounds.like}"
+            )
+
+    def count_module(module: nn.Module, name: str, inner: Any) -> None:
+        nonlocal modules
+        if get_ident() != thread:
+            return
+        modules += 1
+        if modules > 10 * bounds.weights:
+            raise FlexvarError(
+                f"This config describes a model of more than {modules - 1:,} modules. Look for an "
+                f"option with a digit too many.{bounds.like}"
+            )
+
+    handles = [
+        register_module_parameter_registration_hook(count),
+        register_module_module_registration_hook(count_module),
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _memory() -> float:
+    """Bytes of memory of this machine; without end where it does not say."""
+    try:
+        return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    except (AttributeError, OSError, ValueError):
+        return inf
+
+
+def list_lengths(names: Iterable[str]) -> dict[str, int]:
+    """How many members each outermost numbered list of modules has, by its prefix."""
+    members: dict[str, set[str]] = {}
+    for name in names:
+        if match := re.match(r"(.+?)\.(\d+)\.", name):
+            members.setdefault(match[1], set()).add(match[2])
+    return {prefix: len(numbers) for prefix, numbers in members.items()}
 
 
 def shared_weights(module: nn.Module) -> dict[str, str]:

@@ -5,24 +5,26 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from importlib import resources
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from flexvar import __version__
-from flexvar.build import Parts, build_for_weights, shared_weights
+from flexvar.build import Parts, build_for_weights, list_lengths, shared_weights
 from flexvar.config import ComponentConfig, ModelConfig, SamplerSpec, parse
-from flexvar.errors import CheckpointError, FlexvarError
+from flexvar.errors import CheckpointError, FlexvarError, cut, reason, shown
+from flexvar.files import parse_json, read_text, sweep, sync, whole_file
 from flexvar.plugin import Registry
 from flexvar.text import markdown, printable
+from flexvar.weights import bare_name, digest, read_safetensors, shapes_of
 
 CONFIG, MODEL, TOKENIZER, CARD = (
     "config.json",
@@ -49,6 +51,7 @@ class CheckpointConfig(ComponentConfig):
 
     presets: named samplers with their options, see `flexvar.config.SamplerSpec`; ``default`` is
     what a pipeline takes unless told.
+    digests: SHA-256 of the weight files by name, as they were saved; checked where they are given.
     """
 
     format_version: Literal[1] = 1
@@ -56,48 +59,81 @@ class CheckpointConfig(ComponentConfig):
     model: ModelConfig
     presets: dict[str, SamplerSpec] = Field(default_factory=dict)
     trained: Trained | None = None
+    digests: dict[str, str] = Field(default_factory=dict)
 
 
 def save(directory: str | Path, config: CheckpointConfig, parts: Parts) -> Path:
-    """Write a checkpoint directory; each file is whole or not there, the config comes last."""
+    """Write a checkpoint directory; each file is whole or not there.
+
+    Every file is written beside its place first and takes it when all are there, the config
+    first: it knows the digests of the weights, so that files of two models - of a save that was
+    killed over an existing checkpoint - never load as one. Names that wrappers changed are
+    written as the config's own.
+    Raises `CheckpointError`, before anything is written, for parts that the config does not
+    describe.
+    """
     directory = Path(directory)
+    weights = {name: _described(name, module, config, parts) for name, module in _modules(parts)}
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        for name, module in _modules(parts).items():
-            aliases = shared_weights(module)
-            tensors = {
-                key: value.detach().contiguous()
-                for key, value in module.state_dict().items()
-                if key not in aliases
-            }
-            _write(directory / name, partial(save_file, tensors))
+        sweep(directory)
+        with ExitStack() as files:
+            # They take their places in the reverse order: the config is the first.
+            *weight_paths, card_path, config_path = (
+                files.enter_context(whole_file(directory / name))
+                for name in (*weights, CARD, CONFIG)
+            )
+            digests = {}
+            for (name, tensors), path in zip(weights.items(), weight_paths, strict=True):
+                save_file(tensors, path)
+                _usual_permissions(path)
+                digests[name] = digest(path)
+            card_path.write_text(card(directory.name, config, parts), encoding="utf-8")
+            values = config.model_copy(update={"digests": digests})
+            text = json.dumps(values.model_dump(mode="json", exclude_none=True), indent=2) + "\n"
+            config_path.write_text(text, encoding="utf-8")
+            for path in (*weight_paths, config_path):
+                sync(path)
         if parts.model is None:
             (directory / MODEL).unlink(missing_ok=True)
-        card = _card(directory.name, config, parts)
-        _write(directory / CARD, lambda path: path.write_text(card, encoding="utf-8"))
-        text = json.dumps(config.model_dump(mode="json", exclude_none=True), indent=2) + "\n"
-        _write(directory / CONFIG, lambda path: path.write_text(text, encoding="utf-8"))
+        sync(directory)
     except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CheckpointError(f"Cannot write {directory}: {reason}.") from None
+        raise CheckpointError(f"Cannot write {directory}: {reason(error)}.") from None
+    except FlexvarError as error:
+        raise CheckpointError(str(error)) from None
     return directory
 
 
 def load(source: str | Path, registry: Registry | None = None) -> tuple[CheckpointConfig, Parts]:
     """The config and the parts, with their weights, of a directory, bundled name or hub id.
 
-    Raises `FlexvarError` for a checkpoint that is missing, truncated, or does not fit its
-    config.
+    Raises `FlexvarError` for a checkpoint that is missing, truncated, of two saves, or does not
+    fit its config.
     """
     directory = locate(source)
     config = read_config(directory)
+    wanted = [TOKENIZER] if config.model.backbone is None else [TOKENIZER, MODEL]
+    shapes = {name: shapes_of(directory / name) for name in wanted if (directory / name).is_file()}
+    like = {f"{name} {key}": shape for name, part in shapes.items() for key, shape in part.items()}
     try:
-        parts = build_for_weights(config.model, registry)
+        parts = build_for_weights(config.model, registry, like=like)
     except FlexvarError as error:
         raise CheckpointError(f"{directory / CONFIG}, model: {error}") from error.__cause__
-    for name, module in _modules(parts).items():
-        load_weights(module, read_tensors(directory / name), directory / name)
-        module.eval()
+    with ThreadPoolExecutor(1) as pool:
+        # The digest is taken beside the reading, which it takes about as long as.
+        taken = {
+            name: pool.submit(digest, directory / name) for name in shapes if name in config.digests
+        }
+        for name, module in _modules(parts):
+            load_weights(module, read_tensors(directory / name), directory / name)
+            module.eval()
+        for name, found in taken.items():
+            if found.result() != config.digests[name]:
+                raise CheckpointError(
+                    f"{directory / name} is not the file that {CONFIG} was written with: a save "
+                    "was interrupted, or the file was changed. Save or convert the model again; "
+                    f"if the change is meant, remove {name!r} from digests in {CONFIG}."
+                )
     return config, parts
 
 
@@ -154,17 +190,17 @@ def _from_hub(repository: str) -> Path:
 def read_config(directory: Path) -> CheckpointConfig:
     """The checked ``config.json`` of a checkpoint directory."""
     path = directory / CONFIG
+    if not path.exists():
+        raise CheckpointError(f"{directory} is no checkpoint: it has no {CONFIG}.")
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{directory} is no checkpoint: it has no {CONFIG}.") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
+        data = parse_json(read_text(path), path)
+    except FlexvarError as error:
+        raise CheckpointError(str(error)) from None
     version = data.get("format_version", 1) if isinstance(data, dict) else None
     if isinstance(version, int) and version > 1:
         raise CheckpointError(
-            f"{path} has format version {version}; this flexvar ({__version__}) reads version 1. "
-            "Upgrade flexvar."
+            f"{path} has format version {shown(version)}; this flexvar ({__version__}) reads "
+            "version 1. Upgrade flexvar."
         )
     try:
         return parse(CheckpointConfig, data)
@@ -176,12 +212,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file. Raises `CheckpointError` if it is missing or broken."""
     if not path.is_file():
         raise CheckpointError(f"{path.parent} is incomplete: it has no {path.name}.")
-    try:
-        return load_file(path)
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(
-            f"{path} is truncated or no safetensors file ({error}); copy or convert it again."
-        ) from None
+    return read_safetensors(path)
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: object) -> None:
@@ -192,6 +223,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: objec
     """
     wanted = module.state_dict()
     aliases = shared_weights(module)
+    tensors = {bare_name(name, wanted): tensor for name, tensor in tensors.items()}
     tensors = {
         **{name: tensors[first] for name, first in aliases.items() if first in tensors},
         **tensors,
@@ -214,20 +246,21 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: objec
         ):
             if names:
                 more = f"\n    ... and {len(names) - 5} more" if len(names) > 5 else ""
-                rows.append(f"  {title} ({len(names)}):\n    " + "\n    ".join(names[:5]) + more)
+                listed = "\n    ".join(cut(name, 200) for name in names[:5])
+                rows.append(f"  {title} ({len(names)}):\n    {listed}{more}")
         raise CheckpointError("\n".join(rows))
     floats = {
         name: tensor.float() if tensor.is_floating_point() else tensor
         for name, tensor in tensors.items()
     }
-    # Assigning would part weights that are shared; a module with such weights is never on meta.
+    # Assigning would part weights that are shared.
     module.load_state_dict(floats, assign=not aliases)
 
 
 def _look_alike(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> list[str]:
     """What the weights look like, where lists differ in length or widths differ."""
     hints = []
-    counts = [_list_lengths(names) for names in (wanted, found)]
+    counts = [list_lengths(names) for names in (wanted, found)]
     for prefix in counts[0].keys() & counts[1].keys():
         ours, theirs = counts[0][prefix], counts[1][prefix]
         if ours != theirs:
@@ -251,41 +284,65 @@ def _look_alike(wanted: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> li
     return sorted(hints)
 
 
-def _list_lengths(names: Mapping[str, Tensor]) -> dict[str, int]:
-    """How many members each outermost numbered list of modules has, by its prefix."""
-    members: dict[str, set[str]] = {}
-    for name in names:
-        if match := re.match(r"(.+?)\.(\d+)\.", name):
-            members.setdefault(match[1], set()).add(match[2])
-    return {prefix: len(numbers) for prefix, numbers in members.items()}
-
-
-def _modules(parts: Parts) -> dict[str, nn.Module]:
-    modules: dict[str, nn.Module] = {}
+def _modules(parts: Parts) -> Iterator[tuple[str, nn.Module]]:
+    """The parts with weights, by the name of their file."""
     if isinstance(parts.tokenizer, nn.Module):
-        modules[TOKENIZER] = parts.tokenizer
+        yield TOKENIZER, parts.tokenizer
     if parts.model is not None:
-        modules[MODEL] = parts.model
-    return modules
+        yield MODEL, parts.model
 
 
-def _write(path: Path, write: Callable[[Path], object]) -> None:
-    """Call ``write`` with a temporary path beside ``path``, then move it into place."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    os.close(handle)
-    temporary = Path(name)
+def _described(
+    name: str, module: nn.Module, config: CheckpointConfig, parts: Parts
+) -> dict[str, Tensor]:
+    """The weights of a module under the names of its config.
+
+    Raises `CheckpointError` if they are not the ones that the config describes.
+    """
+    state = module.state_dict()
     try:
-        write(temporary)
-        # mkstemp makes files for the owner alone.
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o666 & ~umask)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        built = dict(_modules(build_for_weights(config.model, parts.registry, like=state)))
+    except FlexvarError as error:
+        raise CheckpointError(f"Nothing is saved, for it could not be loaded: {error}") from None
+    wanted = built[name].state_dict() if name in built else {}
+    aliases = {bare_name(again, wanted): first for again, first in shared_weights(module).items()}
+    tensors = {bare_name(key, wanted): value.detach() for key, value in state.items()}
+    problems = [
+        f"{title} {shown(key)}"
+        for title, keys in (
+            ("no weight", wanted.keys() - tensors.keys()),
+            ("besides it a weight", tensors.keys() - wanted.keys()),
+        )
+        for key in sorted(keys)
+    ]
+    problems += [
+        f"{shown(key)} with shape {tuple(tensors[key].shape)}, not {tuple(value.shape)}"
+        for key, value in wanted.items()
+        if key in tensors and tensors[key].shape != value.shape
+    ]
+    problems += [
+        f"{shown(key)} without values, on the meta device"
+        for key, value in tensors.items()
+        if value.is_meta
+    ]
+    if problems:
+        more = f", and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise CheckpointError(
+            f"Nothing is saved: the {name.split('.')[0]} is not the one that its config describes. "
+            f"It has {', '.join(problems[:5])}{more}. Save it with its own config, as "
+            "Pipeline.from_config makes it."
+        )
+    return {key: value.contiguous() for key, value in tensors.items() if key not in aliases}
 
 
-def _card(name: str, config: CheckpointConfig, parts: Parts) -> str:
+def _usual_permissions(path: Path) -> None:
+    """safetensors makes files for the owner alone."""
+    umask = os.umask(0)
+    os.umask(umask)
+    path.chmod(0o666 & ~umask)
+
+
+def card(name: str, config: CheckpointConfig, parts: Parts) -> str:
     """A short model card, in the form that the hub reads."""
     model = config.model
     count = sum(p.numel() for module in parts.modules() for p in module.parameters())

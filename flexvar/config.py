@@ -6,6 +6,7 @@ of `ComponentConfig`. The same keys stand in YAML recipes and in a checkpoint's 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from pathlib import Path
@@ -23,10 +24,19 @@ from pydantic import (
     model_validator,
 )
 
-from flexvar.errors import FlexvarError
+from flexvar.errors import FlexvarError, reason, shown
+from flexvar.files import read_text
+from flexvar.text import printable
+from flexvar.values import plain
 
 M = TypeVar("M", bound=BaseModel)
 _NUMBERS = (int, float, int | None, float | None)
+# No recipe comes near; a reader written in Python takes seconds for more.
+LONGEST_YAML = 2**20
+MOST_VALUES = 100_000
+MOST_LEVELS = 50
+MOST_PROBLEMS = 10
+LONGEST_NUMBER = 1000
 
 
 class ComponentConfig(BaseModel):
@@ -37,12 +47,12 @@ class ComponentConfig(BaseModel):
     @field_validator("*", mode="before")
     @classmethod
     def _numbers_are_numbers(cls, value: Any, info: ValidationInfo) -> Any:
-        """Text and truth values are no numbers, whatever could be read into them."""
+        """Text and truth values are no numbers, values of numpy and torch are."""
         assert info.field_name is not None
         wanted = cls.model_fields[info.field_name].annotation
         if wanted in _NUMBERS and isinstance(value, str | bool):
             raise ValueError("expected a number")
-        return value
+        return value if wanted is Any else plain(value)
 
 
 class ComponentSpec(BaseModel):
@@ -57,7 +67,7 @@ class ComponentSpec(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _accept_bare_name(cls, value: Any) -> Any:
-        return {"name": value} if isinstance(value, str) else value
+        return {"name": value} if isinstance(value, str) else plain(value)
 
     @property
     def options(self) -> dict[str, Any]:
@@ -103,6 +113,14 @@ class ModelConfig(ComponentConfig):
     num_classes: int = Field(default=1, ge=1)
     class_names: tuple[str, ...] | None = None
 
+    @field_validator("class_names", mode="before")
+    @classmethod
+    def _names_can_be_shown(cls, value: Any) -> Any:
+        """Names of folders may be no text; they go to pages, tables and files all the same."""
+        if not isinstance(value, list | tuple):
+            return value
+        return tuple(printable(name) if isinstance(name, str) else name for name in value)
+
     @model_validator(mode="after")
     def _one_name_per_class(self) -> ModelConfig:
         if self.class_names is not None and len(self.class_names) != self.num_classes:
@@ -122,19 +140,26 @@ def parse(model: type[M], data: Any, *, path: str = "") -> M:
     if isinstance(data, model):
         return data
     if not isinstance(data, Mapping):
-        raise FlexvarError(f"{path or 'The config'}: expected a mapping of options, got {data!r}.")
+        raise FlexvarError(
+            f"{path or 'The config'}: expected a mapping of options, got {shown(data)}."
+        )
     try:
         return model.model_validate(dict(data))
     except ValidationError as error:
-        lines = [_explain(model, problem, path) for problem in error.errors(include_url=False)]
+        problems = error.errors(include_url=False)
+        lines = [_explain(model, problem, path) for problem in problems[:MOST_PROBLEMS]]
+        if len(problems) > MOST_PROBLEMS:
+            lines.append(f"... and {len(problems) - MOST_PROBLEMS} more")
         raise FlexvarError("\n".join(lines)) from None
+    except (RecursionError, OverflowError, MemoryError, TypeError) as error:
+        raise FlexvarError(f"{path or 'The config'}: cannot be taken: {reason(error)}.") from None
 
 
 def _explain(model: type[BaseModel], problem: Any, path: str) -> str:
-    where = ".".join([*([path] if path else []), *(str(part) for part in problem["loc"])])
+    where = ".".join([*([path] if path else []), *(_step(part) for part in problem["loc"])])
     if problem["type"] == "extra_forbidden":
         choices = list(_section(model, problem["loc"][:-1]).model_fields)
-        near = get_close_matches(str(problem["loc"][-1]), choices, n=1)
+        near = get_close_matches(str(problem["loc"][-1])[:100], choices, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else "."
         return f"{where}: unknown option{hint} Options: {', '.join(choices)}."
     if problem["type"] == "missing":
@@ -143,7 +168,11 @@ def _explain(model: type[BaseModel], problem: Any, path: str) -> str:
     message = message.replace("Input should be", "expected")
     if not problem["loc"]:  # about the whole: there is no one value to show
         return f"{where or 'config'}: {message}."
-    return f"{where or 'config'}: got {problem['input']!r}; {message}."
+    return f"{where or 'config'}: got {shown(problem['input'])}; {message}."
+
+
+def _step(part: str | int) -> str:
+    return part if isinstance(part, str) and 0 < len(part) < 100 else shown(part)
 
 
 def _section(model: type[BaseModel], path: tuple[str | int, ...]) -> type[BaseModel]:
@@ -166,15 +195,88 @@ def _types(annotation: Any) -> list[type]:
     return [found for part in get_args(annotation) for found in _types(part)]
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers are what Python reads as numbers: ``3e-4`` is one, ``1:30`` is text."""
+
+
+# YAML 1.1 reads 3e-4 as text, 010 as 8 and 1:30 as 90.
+_INT = re.compile(r"[-+]?(?:0[xX][\da-fA-F]+|0[oO][0-7]+|0[bB][01]+|\d+(?:_\d+)*)")
+_FLOAT = re.compile(
+    r"[-+]?(?:(?:\d+(?:_\d+)*)?\.\d+(?:[eE][-+]?\d+)?|\d+(?:_\d+)*(?:\.(?:[eE][-+]?\d+)?"
+    r"|[eE][-+]?\d+)|\.(?:inf|Inf|INF))|\.(?:nan|NaN|NAN)"
+)
+_TAGS = {"int": "tag:yaml.org,2002:int", "float": "tag:yaml.org,2002:float"}
+
+
+def _read_int(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    text = str(loader.construct_scalar(node))
+    if len(text) > LONGEST_NUMBER:
+        raise FlexvarError(f"a number of {len(text):,} digits.")
+    return int(text, 0) if re.match(r"[-+]?0[xXoObB]", text) else int(text)
+
+
+def _read_float(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    return float(re.sub(r"^([-+]?)\.(inf|nan)$", r"\1\2", str(node.value).lower()))
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag not in _TAGS.values()]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(_TAGS["int"], re.compile(rf"^(?:{_INT.pattern})$"), [*"-+0123456789"])
+_Loader.add_implicit_resolver(
+    _TAGS["float"], re.compile(rf"^(?:{_FLOAT.pattern})$"), [*"-+0123456789."]
+)
+_Loader.add_constructor(_TAGS["int"], _read_int)
+_Loader.add_constructor(_TAGS["float"], _read_float)
+
+
+def parse_yaml(text: str, source: object) -> Any:
+    """The value of a YAML text, of bounded size.
+
+    Raises `FlexvarError` for anything the reader stumbles over, and for references that make it
+    endless or larger than `MOST_VALUES`.
+    """
+    if len(text) > LONGEST_YAML:
+        raise FlexvarError(f"{source}: more than {LONGEST_YAML:,} characters of YAML.")
+    try:
+        data = yaml.load(text, _Loader)  # a subclass of the safe one
+        _count(data, {}, set(), 0)
+        return data
+    except RecursionError:
+        raise FlexvarError(f"{source} is not valid YAML: it is nested too deeply.") from None
+    except FlexvarError as error:
+        raise FlexvarError(f"{source} is not valid YAML: {error}") from None
+    # The reader's own bugs on odd input are of many types.
+    except Exception as error:
+        raise FlexvarError(f"{source} is not valid YAML: {reason(error)}") from None
+
+
+def _count(data: Any, known: dict[int, int], above: set[int], depth: int) -> int:
+    """How many values there are when every reference is followed."""
+    if not isinstance(data, dict | list | tuple | set):
+        return 1
+    if id(data) in above:
+        raise FlexvarError("a reference leads to itself.")
+    if depth > MOST_LEVELS:
+        raise FlexvarError("it is nested too deeply.")
+    if id(data) not in known:
+        above.add(id(data))
+        inner = [*data, *data.values()] if isinstance(data, dict) else data
+        known[id(data)] = 1 + sum(_count(item, known, above, depth + 1) for item in inner)
+        above.discard(id(data))
+    if known[id(data)] > MOST_VALUES:
+        raise FlexvarError(f"it holds more than {MOST_VALUES:,} values.")
+    return known[id(data)]
+
+
 def load_yaml(path: str | Path) -> dict[str, Any]:
     """The mapping in a YAML (or JSON) file. Raises `FlexvarError` if there is none."""
-    path = Path(path)
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise FlexvarError(f"Cannot read the config {path}: {error.strerror or error}.") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise FlexvarError(f"{path} is not valid YAML: {error}") from None
+        text = read_text(path, longest=4 * LONGEST_YAML)
+    except FlexvarError as error:
+        raise FlexvarError(f"Cannot read the config: {error}") from None
+    data = parse_yaml(text, path)
     if not isinstance(data, dict):
         raise FlexvarError(f"{path} holds {type(data).__name__}, expected a mapping of options.")
     return data
@@ -186,17 +288,20 @@ def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
     for text in assignments:
         key, equals, value = text.partition("=")
         if not equals or not key:
-            raise FlexvarError(f"{text!r} is no override; write key=value, for example seed=1.")
+            raise FlexvarError(
+                f"{shown(text)} is no override; write key=value, for example seed=1."
+            )
         *parents, leaf = key.split(".")
+        if len(parents) > MOST_LEVELS:
+            raise FlexvarError(f"{shown(text)}: more than {MOST_LEVELS} sections deep.")
         node = result
         for parent in parents:
             node = node.setdefault(parent, {})
             if not isinstance(node, dict):
-                raise FlexvarError(f"{text!r}: {parent!r} is a value, not a section with options.")
-        try:
-            node[leaf] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise FlexvarError(f"{text!r}: the value is not valid YAML: {error}") from None
+                raise FlexvarError(
+                    f"{shown(text)}: {shown(parent)} is a value, not a section with options."
+                )
+        node[leaf] = parse_yaml(value, f"{shown(text)}: the value")
     return result
 
 

@@ -11,16 +11,21 @@ import typer
 
 def convert(
     out: Annotated[Path, typer.Option(help="Directory to write.", show_default=False)],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[KEY=VALUE]...", help="Options of the converter's own."),
+    ] = None,
     tokenizer: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="FlexVAE.pth, vae_ch160v4096z32.pth, vq_ds16_c2i.pt ...", show_default=False
+            help="File of the tokenizer; again for more shards, or their index.json.",
+            show_default=False,
         ),
     ] = None,
     model: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="FlexVARd16-epo179.pth, var_d16.pth ... or a training checkpoint.",
+            help="File of the model, or a training checkpoint; again for more shards.",
             show_default=False,
         ),
     ] = None,
@@ -31,8 +36,19 @@ def convert(
     class_names: Annotated[
         Path | None, typer.Option(help="Text file with one class name per line.")
     ] = None,
+    weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Where a file holds both: raw, or ema, the average over training. [default: ema]",
+            show_default=False,
+        ),
+    ] = None,
+    converter: Annotated[
+        str | None,
+        typer.Option(help="The converter, where several know the files.", show_default=False),
+    ] = None,
 ) -> None:
-    """Convert released files of VAR, FlexVAR or LlamaGen to a checkpoint directory.
+    """Convert released files to a checkpoint directory; `flexvar plugins` lists the converters.
 
     A tokenizer alone converts too. Depth, widths, heads, vocabulary and all else are read from
     the tensors; files that would run code are refused.
@@ -40,25 +56,36 @@ def convert(
     Example: flexvar convert --tokenizer FlexVAE.pth --model FlexVARd16-epo179.pth --out flexvar-d16
     """
     from flexvar.errors import FlexvarError
+    from flexvar.files import read_text
 
     sides = None
     if scales is not None:
         texts = [text.strip() for text in scales.split(",")]
-        if not all(re.fullmatch(r"[1-9][0-9]*", text) for text in texts):
+        if not all(re.fullmatch(r"[1-9][0-9]{0,8}", text) for text in texts):
             raise FlexvarError(f"--scales: got {scales!r}; expected sides such as 1,2,3,4,5.")
         sides = [int(text) for text in texts]
     names = None
     if class_names is not None:
         try:
-            names = class_names.read_text(encoding="utf-8").strip().splitlines()
-        except (OSError, UnicodeDecodeError) as error:
-            raise FlexvarError(f"--class-names: {class_names} cannot be read: {error}") from None
+            names = read_text(class_names).strip().splitlines()
+        except FlexvarError as error:
+            raise FlexvarError(f"--class-names: {error}") from None
     if out.is_file():
         raise FlexvarError(f"--out {out} is a file; name a directory.")
+    if weights not in (None, "raw", "ema"):
+        raise FlexvarError(f"--weights: got {weights!r}; expected raw or ema.")
 
-    from flexvar_plugins.released import convert as convert_files
+    from flexvar.convert import convert as convert_files
 
-    pipe = convert_files(tokenizer=tokenizer, model=model, scales=sides, class_names=names)
+    pipe = convert_files(
+        tokenizer=tokenizer or None,
+        model=model or None,
+        scales=sides,
+        class_names=names,
+        weights="raw" if weights == "raw" else "ema" if weights else None,
+        options=options or (),
+        converter=converter,
+    )
     pipe.save_pretrained(out)
     for line in pipe.describe():
         typer.echo(line)

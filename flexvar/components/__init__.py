@@ -24,6 +24,7 @@ A whole third-party backbone, on `PrefixBackbone`::
 
 from flexvar.components.backbone import Backbone, PrefixBackbone, PrefixConfig, PrefixState
 from flexvar.components.conditioner import Condition, Conditioner
+from flexvar.components.converter import Converted, Converter, ReleasedState
 from flexvar.components.facts import Facts, TokenSpace
 from flexvar.components.implementation import Kernel
 from flexvar.components.loss import Loss
@@ -38,6 +39,8 @@ __all__ = [
     "Candidate",
     "Condition",
     "Conditioner",
+    "Converted",
+    "Converter",
     "Facts",
     "Kernel",
     "Loss",
@@ -49,6 +52,7 @@ __all__ = [
     "PrefixBackbone",
     "PrefixConfig",
     "PrefixState",
+    "ReleasedState",
     "Rng",
     "Sampler",
     "StepSchedule",

@@ -110,7 +110,7 @@ def flexvar_losses() -> Iterable[Component]:  # type: ignore[empty-body]
 
 @hookspec
 def flexvar_converters() -> Iterable[Component]:  # type: ignore[empty-body]
-    """Converters: files that others released -> a checkpoint.
+    """Converters: files that others released -> a checkpoint; see `flexvar.components.converter`.
 
     ::
 

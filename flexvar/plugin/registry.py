@@ -11,23 +11,30 @@ import importlib
 import importlib.util
 import os
 import re
+import sys
 import traceback
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Iterator
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from functools import cache, cached_property
 from importlib import metadata
+from io import StringIO
+from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pluggy
 
-from flexvar.errors import PluginError
+from flexvar.errors import PluginError, one_line, reason, shown
 from flexvar.plugin import hookspecs
 from flexvar.plugin.component import HOOKS, OFFERS, Component, Offer
+from flexvar.text import printable
 
 GROUP = "flexvar"
 FIRST_PARTY = "flexvar"
+MOST_RECORDS = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,12 +158,14 @@ class Registry:
             )
         module_name, _, attribute = component.target.partition(":")
         try:
-            module = importlib.import_module(module_name)
-            found = getattr(module, attribute) if attribute else module
+            # What it prints is none of the command's output.
+            with redirect_stdout(sys.stderr or StringIO()):
+                module = importlib.import_module(module_name)
+                found = getattr(module, attribute) if attribute else module
         except (Exception, SystemExit) as error:
             raise PluginError(
                 f"{kind} {name!r} of {provided.distribution} cannot be imported from "
-                f"{component.target!r}: {type(error).__name__}: {error}"
+                f"{component.target!r}: {type(error).__name__}: {reason(error)}"
             ) from error
         return found
 
@@ -172,39 +181,25 @@ class Registry:
 
     @cached_property
     def _loaded(self) -> tuple[tuple[Provided, ...], tuple[Failure, ...]]:
-        manager = pluggy.PluginManager("flexvar")
-        manager.add_hookspecs(hookspecs)
         provided: list[Provided] = []
         failures: list[Failure] = []
-        sources = [*(_installed() if self._discover else ()), *self._added]
-        for source in sources:
+        installed, unreadable = _installed() if self._discover else ([], [])
+        for source, error in unreadable:
+            failures.append(self._failure(source, error))
+        for source in [*installed, *self._added]:
             names = (source.distribution, source.name, source.key)
             if self._disabled & {_canonical(name) for name in names}:
                 continue
-            plugin: object = None
-            try:
-                plugin = source.load()
-                manager.register(plugin, name=source.key)
-                # An unknown hook is pending for ever; asked for now, it is this plugin's.
-                manager.check_pending()
-                if not manager.get_hookcallers(plugin):
-                    raise TypeError(
-                        "it implements no hook; decorate flexvar_backbones() and the like with "
-                        "@flexvar.hookimpl"
-                    )
-            except BaseException as error:
-                failures.append(self._failure(source, error))
-                # pluggy keeps a plugin whose registration failed half-way.
-                if plugin is not None and manager.get_plugin(source.key) is plugin:
-                    manager.unregister(plugin)
-                continue
-            for kind in OFFERS:
-                for hook in getattr(manager.hook, HOOKS[kind]).get_hookimpls():
-                    if hook.plugin is not plugin:
-                        continue
+            # Standard output belongs to the command: `flexvar plugins --json` is read by programs.
+            with redirect_stdout(sys.stderr or StringIO()):
+                try:
+                    hooks = _hooks(source.load(), source.key)
+                except BaseException as error:
+                    failures.append(self._failure(source, error))
+                    continue
+                for kind, hook in hooks:
                     try:
-                        records = list(hook.function())
-                        _check_records(hook.function.__name__, records, kind)
+                        records = _records(hook, kind)
                     except BaseException as error:
                         failures.append(self._failure(source, error))
                         continue
@@ -218,28 +213,133 @@ class Registry:
     def _failure(self, source: _Source, error: BaseException) -> Failure:
         if self._strict or isinstance(error, KeyboardInterrupt):
             raise error
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        return Failure(source.key, reason, "".join(traceback.format_exception(error)))
+        said = reason(error)
+        name = type(error).__name__
+        told = printable("".join(traceback.format_exception(error)), lines=True)
+        return Failure(source.key, said if said == name else f"{name}: {said}", told)
 
 
-def _installed() -> list[_Source]:
-    """Entry points of the group; the same name in two distributions stays two plugins."""
+def _hooks(plugin: object, name: str) -> list[tuple[Offer, Callable[[], object]]]:
+    """The hooks that a plugin implements, by what they offer.
+
+    In a manager of its own, so that no plugin is compared with another. Raises for an unknown
+    hook, and where there is none.
+    """
+    manager = pluggy.PluginManager("flexvar")
+    manager.add_hookspecs(hookspecs)
+    manager.register(plugin, name=name)
+    manager.check_pending()
+    found = [
+        (kind, hook.function)
+        for kind in OFFERS
+        for hook in getattr(manager.hook, HOOKS[kind]).get_hookimpls()
+    ]
+    if not found:
+        raise TypeError(
+            "it implements no hook; decorate flexvar_backbones() and the like with "
+            "@flexvar.hookimpl"
+        )
+    return found
+
+
+def _records(hook: Callable[[], object], kind: Offer) -> list[Component]:
+    """The checked records of a hook. Raises for anything but some of them."""
+    name, found = getattr(hook, "__name__", HOOKS[kind]), hook()
+    if isinstance(found, Coroutine):
+        found.close()
+        raise TypeError(f"{name} is a coroutine; define it with def, not async def")
+    if isinstance(found, Component) or not isinstance(found, Iterable):
+        raise TypeError(
+            f"{name} returned {shown(found)}; yield flexvar.Component records, or return a list "
+            "of them"
+        )
+    records = list(islice(found, MOST_RECORDS + 1))
+    if len(records) > MOST_RECORDS:
+        raise ValueError(f"{name} yields more than {MOST_RECORDS} records")
+    _check_records(name, records, kind)
+    return records
+
+
+def _installed() -> tuple[list[_Source], list[tuple[_Source, BaseException]]]:
+    """Entry points of the group, and what stands in the way of reading one's metadata.
+
+    A distribution that is broken and none of ours is passed over; the same name in two
+    distributions stays two plugins.
+    """
     sources: dict[tuple[str, str], _Source] = {}
-    for entry in metadata.entry_points(group=GROUP):
-        distribution = _canonical(entry.dist.name) if entry.dist else "unknown"
-        source = _Source(distribution, entry.name, entry.load)
-        sources.setdefault((source.key, entry.value), source)
-    return sorted(sources.values(), key=lambda s: (s.distribution != FIRST_PARTY, s.key))
+    unreadable: list[tuple[_Source, BaseException]] = []
+    seen: set[str] = set()
+    for place in _distributions():
+        name = _distribution_name(place)
+        if name in seen:
+            continue  # another one of that name stands before it on the path
+        seen.add(name)
+        try:
+            for entry in _entries(place):
+                source = _Source(name, entry.name, entry.load)
+                sources.setdefault((source.key, entry.value), source)
+        except Exception as error:
+            unreadable.append((_Source(name, "entry_points.txt", lambda: None), error))
+    ordered = sorted(sources.values(), key=lambda s: (s.distribution != FIRST_PARTY, s.key))
+    return ordered, unreadable
+
+
+def _distributions() -> Iterator[metadata.Distribution]:
+    found = metadata.distributions()
+    while True:
+        try:
+            yield next(iter(found))
+        except StopIteration:
+            return
+        except Exception:
+            return  # a folder on the path that cannot be listed
+
+
+def _distribution_name(place: metadata.Distribution) -> str:
+    try:
+        name = place.metadata["Name"]
+    except Exception:
+        name = None  # no metadata, or not in UTF-8
+    if not isinstance(name, str) or not name.strip():
+        # Installers name its folder name-version.dist-info.
+        name = str(getattr(getattr(place, "_path", None), "name", "")).partition("-")[0]
+    return _canonical(one_line(name)) or "unknown"
+
+
+def _entries(place: metadata.Distribution) -> list[metadata.EntryPoint]:
+    """The entry points of our group; none for a file without it, however broken."""
+    try:
+        text = place.read_text("entry_points.txt")
+    except UnicodeDecodeError:
+        raw = Path(str(getattr(place, "_path", "")), "entry_points.txt").read_bytes()
+        if f"[{GROUP}]".encode() not in raw:
+            return []
+        raise
+    except Exception:
+        return []
+    entries, ours = [], False
+    for line in (text or "").splitlines():
+        line = line.strip()
+        if line.startswith("["):
+            ours = re.fullmatch(rf"\[\s*{GROUP}\s*\]", line) is not None
+        elif ours and line and not line.startswith(("#", ";")):
+            name, equals, value = (part.strip() for part in line.partition("="))
+            if not (name and equals and value):
+                raise ValueError(f"{shown(line)} is no entry point; expected name = module")
+            entries.append(metadata.EntryPoint(name, value, GROUP))
+    return entries
 
 
 def _check_records(hook: str, records: Iterable[object], kind: Offer) -> None:
     seen: set[str] = set()
     for record in records:
         if not isinstance(record, Component):
-            raise TypeError(f"{hook} yielded {record!r}, expected flexvar.Component records")
+            raise TypeError(f"{hook} yielded {shown(record)}, expected flexvar.Component records")
         texts = (record.name, record.target, record.summary)
         if not all(isinstance(text, str) for text in texts) or not record.name:
-            raise TypeError(f"{hook}: name, target and summary of {record!r} have to be text")
+            raise TypeError(f"{hook}: name, target and summary of {shown(record)} have to be text")
+        if any(printable(text) != text for text in texts):
+            raise ValueError(f"{hook}: the texts of {shown(record)} cannot be printed in a line")
         if set(record.name) & set("/, "):
             raise ValueError(f"{hook}: the name {record.name!r} may hold no slash, comma or space")
         if not isinstance(record.requires, tuple | list) or not all(
@@ -247,7 +347,7 @@ def _check_records(hook: str, records: Iterable[object], kind: Offer) -> None:
         ):
             raise TypeError(
                 f"{hook}: requires of {record.name!r} has to be a tuple of import names, such as "
-                f"('scipy',); found {record.requires!r}"
+                f"('scipy',); found {shown(record.requires)}"
             )
         if record.name in seen:
             raise ValueError(f"{hook} yields the name {record.name!r} twice")
@@ -298,8 +398,8 @@ def _findable(name: str) -> bool:
     try:
         # The top-level package alone: to find a module in it would import it.
         return importlib.util.find_spec(name.partition(".")[0]) is not None
-    except (ImportError, ValueError):
-        return False
+    except Exception:
+        return False  # a finder of somebody else's, or a module half imported
 
 
 @cache

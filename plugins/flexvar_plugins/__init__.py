@@ -182,3 +182,13 @@ def flexvar_losses() -> Iterable[Component]:
         target=f"{_HERE}.losses.lpips:Lpips",
         summary="Distance of deep features; needs the package lpips and its weights",
     )
+
+
+@hookimpl
+def flexvar_converters() -> Iterable[Component]:
+    """What VAR, FlexVAR and LlamaGen released."""
+    yield Component(
+        name="released",
+        target=f"{_HERE}.released:ReleasedConverter",
+        summary="Files of VAR, FlexVAR and LlamaGen's tokenizers; everything is read from them",
+    )

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from flexvar.components.converter import ReleasedState
 from flexvar.errors import CheckpointError
-from flexvar_plugins.released.files import Converted, Released, State
+
+State = dict[str, Tensor]
 
 
-def convert_tokenizer(state: Released) -> Converted:
+def convert_tokenizer(state: ReleasedState) -> tuple[dict[str, Any], State]:
     """Options and weights of a FlexVAR, LlamaGen or VAR tokenizer's state dict."""
     residual = any(name.startswith("encoder.down.") for name in state)
     if not residual and "encoder.conv_blocks.0.res.0.conv1.weight" not in state:
@@ -59,7 +61,7 @@ def convert_tokenizer(state: Released) -> Converted:
         spec["refiners"] = sum(
             1 for name in weights if re.fullmatch(r"refiners\.\d+\.weight", name)
         )
-    return Converted(spec, weights)
+    return spec, weights
 
 
 def _tokenizer_name(name: str, levels: int, blocks: int) -> str | None:

@@ -9,14 +9,21 @@ from itertools import islice
 from math import isqrt
 from typing import Any
 
+from torch import Tensor
+
+from flexvar.components.converter import ReleasedState
 from flexvar.errors import CheckpointError, FlexvarError
-from flexvar_plugins.released.files import Released, State
+
+State = dict[str, Tensor]
 
 # Lists of VAR's released models, for files that cannot tell: 256 px and 512 px.
 VAR_LISTS = ((1, 2, 3, 4, 5, 6, 8, 10, 13, 16), (1, 2, 3, 4, 6, 9, 13, 18, 24, 32))
+MOST_PLACES, MOST_TRIES = 10_000, 200_000
 
 
-def convert_model(state: Released, scales: Sequence[int] | None) -> tuple[dict[str, Any], State]:
+def convert_model(
+    state: ReleasedState, scales: Sequence[int] | None
+) -> tuple[dict[str, Any], State]:
     """Backbone, position, schedule and classes, and the weights, of a transformer's state dict."""
     width, _ = state["word_embed.weight"].shape
     depth = state.count(r"blocks\.(\d+)\.")
@@ -106,7 +113,7 @@ def _model_name(name: str) -> str | None:
     return name
 
 
-def _training_list(state: Released, scales: Sequence[int] | None) -> list[int]:
+def _training_list(state: ReleasedState, scales: Sequence[int] | None) -> list[int]:
     """Sides of the grids a VAR transformer was trained on."""
     length = state["pos_1LC"].shape[1]
     count = len(state["lvl_embed.weight"]) if "lvl_embed.weight" in state else None
@@ -126,7 +133,7 @@ def _training_list(state: Released, scales: Sequence[int] | None) -> list[int]:
             return list(known)
     found: list[list[int]] = []
     if count is not None:
-        found = [[1, *rest] for rest in islice(_lists(length - 1, count - 1, 1), 2)]
+        found = [[1, *rest] for rest in islice(_lists(length - 1, count - 1, 1, [MOST_TRIES]), 2)]
     if len(found) == 1:
         return found[0]
     several = f", for example {found[0]} or {found[1]}" if found else ""
@@ -136,31 +143,46 @@ def _training_list(state: Released, scales: Sequence[int] | None) -> list[int]:
     )
 
 
-def _lists(cells: int, count: int, above: int) -> Iterator[list[int]]:
-    """Rising lists of ``count`` sides over ``above`` whose squares sum to ``cells``."""
+def _lists(cells: int, count: int, above: int, budget: list[int]) -> Iterator[list[int]]:
+    """Rising lists of ``count`` sides over ``above`` whose squares sum to ``cells``.
+
+    budget: how many sides are tried at most, in a list that all levels count down.
+    """
     if count == 0:
         if cells == 0:
             yield []
         return
     for side in range(above + 1, isqrt(max(cells, 0)) + 1):
-        if sum((side + more) ** 2 for more in range(count)) > cells:
+        budget[0] -= 1
+        # The least there can be: count rising sides from this one on.
+        last = side + count - 1
+        squares = last * (last + 1) * (2 * last + 1) - (side - 1) * side * (2 * side - 1)
+        if squares > 6 * cells or budget[0] < 0:
             return
-        for rest in _lists(cells - side * side, count - 1, side):
+        for rest in _lists(cells - side * side, count - 1, side, budget):
             yield [side, *rest]
 
 
-def noted_scales(data: Any, state: Released) -> list[int] | None:
+def noted_scales(data: Any, state: ReleasedState) -> list[int] | None:
     """The training list that a training checkpoint of VAR notes, if it fits the model."""
-    if not isinstance(data, Mapping) or state["pos_1LC"].ndim != 3:
+    if state["pos_1LC"].ndim != 3:
         return None
-    noted = data.get("patch_nums")
-    whole = isinstance(noted, list | tuple) and all(isinstance(side, int) for side in noted)
-    if noted and whole and sum(side * side for side in noted) == state["pos_1LC"].shape[1]:
-        return list(noted)
-    return next((found for value in data.values() if (found := noted_scales(value, state))), None)
+    seen: set[int] = set()
+    waiting = [data]
+    while waiting and len(seen) < MOST_PLACES:
+        node = waiting.pop(0)
+        if not isinstance(node, Mapping) or id(node) in seen:
+            continue
+        seen.add(id(node))
+        noted = node.get("patch_nums")
+        whole = isinstance(noted, list | tuple) and all(type(side) is int for side in noted)
+        if noted and whole and sum(side * side for side in noted) == state["pos_1LC"].shape[1]:
+            return list(noted)
+        waiting += node.values()
+    return None
 
 
-def check_pair(model: Released, tokenizer: Released) -> None:
+def check_pair(model: ReleasedState, tokenizer: ReleasedState) -> None:
     """Raise unless a transformer speaks of the tokenizer's codes."""
     vocab_size, code_dim = tokenizer["quantize.embedding.weight"].shape
     for what, ours, theirs in (
