@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import re
 from collections.abc import Mapping, Sequence
@@ -17,6 +16,7 @@ from benchmarks.record import Row
 from benchmarks.suite import Section, Table
 from flexvar.errors import FlexvarError
 from flexvar.files import whole_file
+from flexvar.web.page import figure, page
 
 STYLE = """
 :root { color-scheme: light; }
@@ -136,15 +136,9 @@ def html(parts: Parts, infos: Mapping[str, Mapping[str, str]]) -> str:
                 body.append(f"<h3>{escape(section.title)}</h3><p>{escape(section.text)}</p>")
                 body += [_html_table(*table) for table in section.tables]
                 if section.pictures:
-                    figures = "".join(_figure(*one) for one in section.pictures)
+                    figures = "".join(figure(*one) for one in section.pictures)
                     body.append(f"<div class='row'>{figures}</div>")
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>flexvar benchmarks</title><style>{STYLE}</style></head><body>"
-        + "\n".join(body)
-        + "</body></html>\n"
-    )
+    return page("flexvar benchmarks", "\n".join(body), style=STYLE)
 
 
 def markdown(
@@ -191,15 +185,6 @@ def _html_table(header: Sequence[str], body: Sequence[Sequence[object]]) -> str:
             cells += f"<td>{escape(text)}</td>"
         lines.append(f"<tr>{cells}</tr>")
     return f"<div class='scroll'><table><tr>{head}</tr>{''.join(lines)}</table></div>"
-
-
-def _figure(caption: str, image: Image.Image) -> str:
-    source = base64.b64encode(_png(image)).decode("ascii")
-    return (
-        f"<figure><img src='data:image/png;base64,{source}' alt='{escape(caption, quote=True)}' "
-        f"width='{image.width}' height='{image.height}'>"
-        f"<figcaption>{escape(caption)}</figcaption></figure>"
-    )
 
 
 def _png(image: Image.Image) -> bytes:

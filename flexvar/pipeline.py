@@ -99,6 +99,7 @@ class Pipeline(Session):
     outpaint = tasks.outpaint
     expand = tasks.expand
     refine = tasks.refine
+    regenerate = tasks.regenerate
     edit = tasks.edit
     score = tasks.score
     classify = tasks.classify

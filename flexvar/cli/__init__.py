@@ -22,6 +22,7 @@ from flexvar.cli.plugins import plugins
 from flexvar.cli.sampling import with_sampler
 from flexvar.cli.show import show
 from flexvar.cli.train import train
+from flexvar.cli.web import web
 from flexvar.errors import FlexvarError
 from flexvar.text import printable
 
@@ -46,7 +47,7 @@ def application(arguments: Sequence[str] = ()) -> typer.Typer:
     for generating in SAMPLING:
         own = arguments if generating.__name__ == named else None
         app.command()(with_sampler(generating, own))
-    for command in (convert, demo, data, show, plugins, doctor):
+    for command in (convert, demo, web, data, show, plugins, doctor):
         app.command()(command)
     app.command(no_args_is_help=True)(train)
     app.callback()(_options)

@@ -175,6 +175,33 @@ def refine(
     return Result(made, *result)
 
 
+def regenerate(
+    self: Session,
+    maps: Sequence[Tensor],
+    start: int,
+    label: Labels = None,
+    **options: Any,
+) -> Result:
+    """Other pictures with the same coarse scales: those before ``start`` are kept.
+
+    maps: token maps of a result, (B,h,w) int64 per scale. start: the first step, counted from 0,
+    that is generated anew, with this call's seed. The other keywords: see
+    `flexvar.editing.tasks`; the steps are those of the maps.
+    Raises `FlexvarError` for a step that there is not.
+    """
+    self.check_keywords("regenerate", options, Task.__annotations__)
+    layout = Layout.of(*((map_Bhw.shape[1], map_Bhw.shape[2]) for map_Bhw in maps))
+    if not 0 < start < len(layout):
+        raise FlexvarError(
+            f"start: got {start}; of the {len(layout)} steps {layout}, 1 to {len(layout) - 1} can "
+            "be the first that is generated anew."
+        )
+    known = edits.known_scales(tuple(m.to(self.device) for m in maps), layout, start)
+    report = {"task": "regenerate", "start": start}
+    images_B3HW, result = _run(self, layout, known, label, options, report)
+    return Result(pictures(images_B3HW, options.get("output", "pil")), *result)
+
+
 def score(
     self: Session,
     image: Any,

@@ -11,7 +11,7 @@ from flexvar.images.read import (
     upright,
 )
 from flexvar.images.sheets import contact_sheet, sheet, strip, table
-from flexvar.images.write import ANIMATIONS, animate, save_png, to_pil
+from flexvar.images.write import ANIMATIONS, animate, encode_png, save_png, to_pil
 
 __all__ = [
     "ANIMATIONS",
@@ -19,6 +19,7 @@ __all__ = [
     "animate",
     "check_regular",
     "contact_sheet",
+    "encode_png",
     "from_srgb",
     "open_image",
     "read_settings",

@@ -201,7 +201,7 @@ def to_tensor(image: Image.Image) -> Tensor:
     return torch.from_numpy(values / 127.5 - 1).permute(2, 0, 1).contiguous()
 
 
-def read_settings(path: str | Path) -> dict[str, Any]:
+def read_settings(path: str | Path | BinaryIO) -> dict[str, Any]:
     """The settings that a PNG of flexvar carries. Raises `FlexvarError` if it has none."""
     name = printable(path)
     check_regular(path, name)

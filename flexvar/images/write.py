@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,10 +27,18 @@ def to_pil(image_3HW: Tensor) -> Image.Image:
 
 def save_png(image: Image.Image, path: str | Path, settings: Mapping[str, Any]) -> None:
     """Write a PNG that carries its settings as JSON; the file appears whole or not at all."""
+    data = encode_png(image, settings)
+    with whole_file(Path(path)) as temporary:
+        temporary.write_bytes(data)
+
+
+def encode_png(image: Image.Image, settings: Mapping[str, Any]) -> bytes:
+    """The bytes of a PNG that carries its settings as JSON."""
     info = PngImagePlugin.PngInfo()
     info.add_itxt(SETTINGS_KEY, json.dumps(settings))
-    with whole_file(Path(path)) as temporary:
-        image.save(temporary, format="PNG", pnginfo=info)
+    data = io.BytesIO()
+    image.save(data, format="PNG", pnginfo=info)
+    return data.getvalue()
 
 
 def animate(pictures: Sequence[Image.Image], path: str | Path, *, seconds: float = 0.25) -> Path:

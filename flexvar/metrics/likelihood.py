@@ -71,3 +71,25 @@ def nats(
             row.append(torch.stack([-loss_L[part].sum() for part in layout.slices]))
         rows.append(torch.stack(row))
     return torch.stack(rows)
+
+
+@torch.inference_mode()
+def cell_nats(
+    model: NextScaleModel,
+    tokenizer: Tokenizer,
+    maps: Sequence[Tensor],
+    inputs: Any,
+    layout: Layout,
+) -> tuple[Tensor, ...]:
+    """How much each token surprises a model, in nats: (B,h,w) fp32 per scale, 0 is expected.
+
+    maps: token maps of pictures. inputs: what the model's conditioner collated, on its device.
+    """
+    logits = model(inputs, teacher_forcing(tokenizer, maps, layout), layout)
+    wanted = targets(maps)
+    loss = -logits.log_softmax(dim=-1).gather(-1, wanted[..., None]).squeeze(-1)
+    if loss.ndim == 3:  # tokens of several parts
+        loss = loss.sum(dim=-1)
+    return tuple(
+        loss[:, part].unflatten(1, grid) for part, grid in zip(layout.slices, layout, strict=True)
+    )

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,20 +17,7 @@ from flexvar.pipeline import Pipeline
 from flexvar.resolve import Label
 from flexvar.result import Result
 from flexvar.sequence import fold_scales
-
-STYLE = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.6rem; margin-bottom: 0; }
-h2 { font-size: 1.15rem; margin: 2.2rem 0 .3rem; }
-p { margin: .3rem 0 .8rem; max-width: 46rem; }
-.row { display: flex; flex-wrap: wrap; gap: .8rem; align-items: end; }
-figure { margin: 0; }
-figcaption { font-size: .8rem; opacity: .75; }
-img { display: block; border-radius: 4px; image-rendering: auto; }
-table { border-collapse: collapse; font-size: .85rem; }
-td { padding: .15rem .9rem .15rem 0; vertical-align: top; }
-"""
+from flexvar.web import page as shell
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +161,7 @@ def page(title: str, parts: Sequence[tuple[str, Demo]], *, zoom: float = 2.0) ->
         for name, section in group:
             label = f"{name}: {section.seconds:.1f} s"
             body.append(f"<p><b>{escape(label)}</b></p><div class='row'>")
-            body += [_figure(caption, image, zoom) for caption, image in section.pictures]
+            body += [shell.figure(caption, image, zoom=zoom) for caption, image in section.pictures]
             body.append("</div>")
     body.append("<h2>Settings</h2>")
     for name, demo in parts:
@@ -185,24 +170,7 @@ def page(title: str, parts: Sequence[tuple[str, Demo]], *, zoom: float = 2.0) ->
         rows += [(k, str(v)) for k, v in demo.pipe.settings.model_dump(exclude_none=True).items()]
         cells = "".join(f"<tr><td>{escape(a)}</td><td>{escape(b)}</td></tr>" for a, b in rows)
         body.append(f"<table>{cells}</table><br>")
-    return (
-        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
-        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head><body>"
-        + "\n".join(body)
-        + "</body></html>\n"
-    )
-
-
-def _figure(caption: str, image: Image.Image, zoom: float) -> str:
-    data = io.BytesIO()
-    image.save(data, format="PNG", optimize=True)
-    source = base64.b64encode(data.getvalue()).decode("ascii")
-    width = round(image.width * zoom)
-    return (
-        f"<figure><img width='{width}' alt='{escape(caption)}' "
-        f"src='data:image/png;base64,{source}'><figcaption>{escape(caption)}</figcaption></figure>"
-    )
+    return shell.page(title, "\n".join(body))
 
 
 def run(

@@ -1,0 +1,49 @@
+"""One HTML page: the shell, the style and the figures that demo, report and playground share."""
+
+from __future__ import annotations
+
+import base64
+import io
+from html import escape
+
+from PIL import Image
+
+STYLE = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.6rem; margin-bottom: 0; }
+h2 { font-size: 1.15rem; margin: 2.2rem 0 .3rem; }
+p { margin: .3rem 0 .8rem; max-width: 46rem; }
+.row { display: flex; flex-wrap: wrap; gap: .8rem; align-items: end; }
+figure { margin: 0; }
+figcaption { font-size: .8rem; opacity: .75; }
+img { display: block; border-radius: 4px; }
+table { border-collapse: collapse; font-size: .85rem; }
+td, th { padding: .15rem .9rem .15rem 0; vertical-align: top; text-align: left; }
+"""
+
+
+def page(title: str, body: str, *, style: str = "", head: str = "") -> str:
+    """A whole page around a body of HTML.
+
+    title is escaped; body, style and head are taken as they are.
+    """
+    sheet = f"<style>{STYLE}{style}</style>" if not head else ""
+    return (
+        "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
+        "<meta name='viewport' content='width=device-width, initial-scale=1'>"
+        f"<title>{escape(title)}</title>{sheet}{head}</head><body>{body}</body></html>\n"
+    )
+
+
+def figure(caption: str, image: Image.Image, *, zoom: float = 1.0) -> str:
+    """A captioned picture, ``zoom`` times its size; the file is in the page."""
+    data = io.BytesIO()
+    image.save(data, format="PNG", optimize=True)
+    source = base64.b64encode(data.getvalue()).decode("ascii")
+    width, height = (round(side * zoom) for side in image.size)
+    text = escape(caption, quote=True)
+    return (
+        f"<figure><img src='data:image/png;base64,{source}' alt='{text}' "
+        f"width='{width}' height='{height}'><figcaption>{text}</figcaption></figure>"
+    )
