@@ -107,6 +107,14 @@ def plan(config: ModelConfig | Mapping[str, Any], registry: Registry | None = No
             f"{', '.join(sorted(takes)) or 'a pooled vector alone'}). Choose a backbone that "
             "accepts tokens, for example transformer, or a conditioner that gives a pooled vector."
         )
+    needs: frozenset[str] = getattr(backbone.config, "needs", frozenset())
+    if missing := needs - gives:
+        raise FlexvarError(
+            f"backbone {config.backbone.name!r} is to read {', '.join(sorted(missing))} of the "
+            f"condition, which conditioner {config.conditioner.name!r} does not give (it gives "
+            f"{', '.join(sorted(gives))}). Leave that option of the backbone out, or choose a "
+            "conditioner that gives them, for example text."
+        )
     facts = Facts(
         space.vocab_size,
         space.code_dim,

@@ -61,6 +61,8 @@ def edit(
             show_default=False,
         ),
     ] = None,
+    prompt: options.Prompt = None,
+    negative: options.Negative = None,
     mask: Annotated[
         list[Path] | None,
         typer.Option(
@@ -169,8 +171,15 @@ def edit(
     """
     from flexvar.errors import FlexvarError
 
-    if not label:
-        raise FlexvarError("There is no label; give one: --label 3 (or a class name, or none).")
+    if not label and not prompt:
+        raise FlexvarError(
+            "There is no label; give one: --label 3 (or a class name, or none), or words to a "
+            'model that takes them: --prompt "a cat".'
+        )
+    if label and prompt:
+        raise FlexvarError(
+            f"--label {label[0]} and --prompt {prompt[0]!r} both say what to generate; give one."
+        )
     given: dict[str, Any] = {
         "mask": mask,
         "box": None if box is None else _numbers("--box", box, (4,)),
@@ -197,8 +206,8 @@ def edit(
     if task is Task.outpaint and ("ratio" in given) == ("margins" in given):
         raise FlexvarError("outpaint needs either --ratio or --margins, for example --ratio 1:2.")
     masks = given.pop("mask", [])
-    for name, found in (("--mask", masks), ("--label", label)):
-        if len(found) not in (0, 1, len(image)):
+    for name, found in (("--mask", masks), ("--label" if label else "--prompt", label or prompt)):
+        if found is not None and len(found) not in (0, 1, len(image)):
             raise FlexvarError(
                 f"{name}: {len(found)} for {len(image)} pictures; give one, or one each."
             )
@@ -216,8 +225,9 @@ def edit(
 
     pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype, preset=preset)
     names_known = pipe.class_names or ()
-    labels = [None if one == "none" and one not in names_known else one for one in label]
-    pipe.label_numbers(labels)
+    named = label or prompt or []
+    wanted = [None if one == "none" and one not in names_known else one for one in named]
+    pipe.values(*((wanted, None) if label else (None, wanted)))
     seed = secrets.randbelow(2**31) if seed is None else seed
     names: list[Path] = []
     for number, path in enumerate(image):
@@ -226,7 +236,8 @@ def edit(
             one["mask"] = masks[number % len(masks)]
         result = getattr(pipe, task.value)(
             path,
-            label=labels[number % len(labels)],
+            **{"label" if label else "prompt": wanted[number % len(wanted)]},
+            negative=negative,
             sampler=sampler,
             **sampling,
             seed=seed,

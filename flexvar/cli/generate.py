@@ -1,4 +1,4 @@
-"""``flexvar generate``: images of classes, as PNG files that carry their settings."""
+"""``flexvar generate``: images of classes or words, as PNG files that carry their settings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ def generate(
         list[str] | None,
         typer.Option(help="Class number or name; give it again for more.", show_default=False),
     ] = None,
-    num: Annotated[int, typer.Option(help="Images per label.")] = 1,
+    prompt: options.Prompt = None,
+    negative: options.Negative = None,
+    num: Annotated[int, typer.Option(help="Images per label or prompt.")] = 1,
     size: Annotated[
         str | None,
         typer.Option(
@@ -53,7 +55,7 @@ def generate(
     ] = False,
     **sampling: Any,
 ) -> None:
-    """Generate images of the given classes.
+    """Generate images of the given classes, or of words.
 
     Writes 00000.png ... and, for several, a contact sheet grid.png to --out. Every PNG carries
     the settings that make it again. With --show-scales also 00000-scales.png and .webp.
@@ -62,8 +64,11 @@ def generate(
     """
     from flexvar.errors import FlexvarError
 
-    if not label:
-        raise FlexvarError("There is no label; give at least one: --label 3 (or a class name).")
+    if label and prompt:
+        raise FlexvarError(
+            f"--label {label[0]} and --prompt {prompt[0]!r} both say what the images are to be of; "
+            "give one of them."
+        )
     asked_size = None if size is None else options.parse_size(size)
     asked_steps = None if steps is None else options.parse_steps(steps)
     if num < 1:
@@ -71,11 +76,20 @@ def generate(
     options.check_out(out)
 
     from flexvar import images
+    from flexvar.components.conditioner import takes
     from flexvar.pipeline import Pipeline
     from flexvar.scales import Scales
 
     pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype, preset=preset)
-    numbers = [number for number in pipe.label_numbers(label) for _ in range(num)]
+    kind = takes(pipe.model.conditioner)
+    if not label and not prompt and kind != "nothing":
+        raise FlexvarError(
+            'There is no prompt; give at least one: --prompt "a cat".'
+            if kind == "prompt"
+            else "There is no label; give at least one: --label 3 (or a class name)."
+        )
+    values = [one for one in pipe.values(label or None, prompt or None) for _ in range(num)]
+    name = "labels" if kind == "label" else "prompts"
     if seed is None:
         import secrets
 
@@ -83,10 +97,11 @@ def generate(
     pictures: list[Any] = []
     names: list[Path] = []
     scales = Scales() if show_scales else None
-    for start in range(0, len(numbers), batch):
-        part = numbers[start : start + batch]
+    for start in range(0, len(values), batch):
+        part: dict[str, Any] = {name: values[start : start + batch]}
         result = pipe(
-            part,
+            **part,
+            negative=negative,
             size=asked_size,
             steps=asked_steps,
             sampler=sampler,

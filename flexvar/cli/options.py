@@ -13,6 +13,16 @@ PRESETS = "preset's"
 Model = Annotated[
     str, typer.Option(help="Checkpoint directory, bundled name, or hub id.", show_default=False)
 ]
+Prompt = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Words, for a model that takes them; give it again for more.", show_default=False
+    ),
+]
+Negative = Annotated[
+    str | None,
+    typer.Option(help="What guidance leads away from: words, or a class.", show_default=False),
+]
 Steps = Annotated[
     str | None,
     typer.Option(

@@ -46,6 +46,16 @@ def sdpa(q_BLHd: Tensor, k_BLHd: Tensor, v_BLHd: Tensor, scale: float) -> Tensor
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
 
 
+def masked(q_BLHd: Tensor, k_BTHd: Tensor, v_BTHd: Tensor, mask_BT: Tensor | None) -> Tensor:
+    """Attention (B,L,H*d) to the keys whose mask is true, or to all; the usual scale of 1/sqrt(d).
+
+    For the few tokens of a condition: no kernel of its own is worth while.
+    """
+    q, k, v = (x.transpose(1, 2) for x in (q_BLHd, k_BTHd, v_BTHd))
+    mask = None if mask_BT is None else mask_BT[:, None, None]
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask).transpose(1, 2).flatten(2)
+
+
 @dataclass(frozen=True, slots=True)
 class Flash:
     """What importing the flash-attn packages gave: the function, or why there is none."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from flexvar.components import Facts, Position
+from flexvar.components import Condition, Facts, Position
 from flexvar.components.implementation import Kernel
 from flexvar.config import ComponentConfig
 from flexvar.layout import Layout
@@ -83,6 +84,26 @@ class TransformerConfig(ComponentConfig):
         return self.width // self.num_heads
 
 
+class CrossTransformerConfig(TransformerConfig):
+    """Options of `TransformerBackbone`: those of `TransformerConfig`, and whether it reads tokens.
+
+    cross_attention: every block looks at the tokens of the condition too, such as the words of a
+    prompt; for conditioners that give tokens.
+    """
+
+    cross_attention: bool = False
+
+    @property
+    def accepts(self) -> frozenset[str]:
+        """What the backbone does with what it is given."""
+        return frozenset({"rotate", "tokens"} if self.cross_attention else {"rotate"})
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What the conditioner has to give."""
+        return frozenset({"tokens"} if self.cross_attention else ())
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; queries and values have a bias, keys have none."""
 
@@ -112,12 +133,54 @@ class Attention(nn.Module):
         return q, k, v
 
 
+class CrossAttention(nn.Module):
+    """Attention from the picture's tokens to those of the condition, after a plain layer norm.
+
+    Its output starts at zero, so that a fresh one changes nothing.
+    """
+
+    def __init__(self, config: TransformerConfig) -> None:
+        super().__init__()
+        width, self.heads = config.width, config.num_heads
+        self.query, self.out = Linear(width, width), Linear(width, width)
+        self.key_value = Linear(width, 2 * width)
+
+    def read(self, tokens_BTD: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values (B,T,H,d) of a condition; constant over one generation."""
+        k, v = self.key_value(tokens_BTD).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        return k, v
+
+    def forward(self, x_BLD: Tensor, seen: Seen) -> Tensor:
+        """What to add to ``x_BLD``."""
+        normed_BLD = F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=1e-6)
+        q = self.query(normed_BLD).unflatten(-1, (self.heads, -1))
+        return self.out(attention.masked(q, seen.keys_BTHd, seen.values_BTHd, seen.mask_BT))
+
+
+class Seen(NamedTuple):
+    """Keys and values of a condition's tokens in one block; mask_BT: where there is a token."""
+
+    keys_BTHd: Tensor
+    values_BTHd: Tensor
+    mask_BT: Tensor | None
+
+
 class Block(AdaLnBlock):
-    """Attention, then an MLP."""
+    """Attention, then an MLP; between them attention to the condition's tokens, if asked for."""
 
     def __init__(self, config: TransformerConfig, number: int) -> None:
         super().__init__(config, number)
         self.attention = Attention(config)
+        self.cross: CrossAttention | None = None
+        if getattr(config, "cross_attention", False):
+            self.cross = CrossAttention(config)
+
+    def seen(self, tokens_BTD: Tensor | None, mask_BT: Tensor | None) -> Seen | None:
+        """What this block sees of the condition's tokens; None if it does not look."""
+        if self.cross is None:
+            return None
+        assert tokens_BTD is not None
+        return Seen(*self.cross.read(tokens_BTD), mask_BT)
 
     @torch.no_grad()
     def initialise(self, config: BlockConfig) -> None:
@@ -126,6 +189,11 @@ class Block(AdaLnBlock):
         for layer in (self.attention.qkv, self.attention.out):
             truncated_normal(layer, config)
         self.attention.out.weight.mul_(shrink(config))
+        if self.cross is not None:
+            for layer in (self.cross.query, self.cross.key_value):
+                truncated_normal(layer, config)
+            nn.init.zeros_(self.cross.out.weight)
+            nn.init.zeros_(self.cross.out.bias)
 
     def forward(
         self,
@@ -134,12 +202,16 @@ class Block(AdaLnBlock):
         shared_B6D: Tensor | None,
         rotate_LR: Tensor | None,
         attend: Attend,
+        tokens_BTD: Tensor | None = None,
+        mask_BT: Tensor | None = None,
     ) -> Tensor:
         """Features (B,L,D) under a condition; shared_B6D: what all blocks share of it, if they do.
 
-        All weights of the block are used in here, so that it can be sharded by itself.
+        tokens_BTD, mask_BT: tokens of the condition, for a block that looks at them. All weights
+        of the block are used in here, so that it can be sharded by itself.
         """
-        return self.run(x_BLD, self.modulate(cond_BD, shared_B6D), rotate_LR, attend)
+        seen = self.seen(tokens_BTD, mask_BT)
+        return self.run(x_BLD, self.modulate(cond_BD, shared_B6D), rotate_LR, attend, seen)
 
     def run(
         self,
@@ -147,18 +219,25 @@ class Block(AdaLnBlock):
         both: tuple[Branch, ...],
         rotate_LR: Tensor | None,
         attend: Attend,
+        seen: Seen | None = None,
     ) -> Tensor:
         """The same under AdaLN values that are there already."""
         first, second = both
         q, k, v = self.attention.project(modulated_norm(x_BLD, first), rotate_LR)
         mixed_BLD = attend(q, k, v, self.attention.softmax_scale).flatten(2)
         x_BLD = self.residual(x_BLD, first.gate, self.attention.out(mixed_BLD))
+        if self.cross is not None:
+            assert seen is not None
+            x_BLD = x_BLD + self.cross(x_BLD, seen)
         return self.residual(x_BLD, second.gate, self.mlp(modulated_norm(x_BLD, second)))
 
 
 @dataclass(slots=True)
 class TransformerState:
-    """One generation: AdaLN values, angles, and the keys and values of all scales so far."""
+    """One generation: AdaLN values, angles, and the keys and values of all scales so far.
+
+    seen: those of the condition's tokens, by block.
+    """
 
     layout: Layout
     rotate_LR: Tensor | None
@@ -166,6 +245,7 @@ class TransformerState:
     keys_BLHd: list[Tensor]
     values_BLHd: list[Tensor]
     attend: Attend
+    seen: list[Seen | None]
     scale: int = 0
 
 
@@ -176,8 +256,9 @@ class TransformerBackbone(AdaLnBackbone):
     73728 depth^3 with AdaLN per block.
     """
 
-    Config: ClassVar[type[ComponentConfig]] = TransformerConfig
-    accepts: ClassVar[frozenset[str]] = frozenset({"rotate"})
+    Config: ClassVar[type[ComponentConfig]] = CrossTransformerConfig
+    # Tokens only with the option cross_attention, as its Config says.
+    accepts: ClassVar[frozenset[str]] = frozenset({"rotate", "tokens"})
     contract_options: ClassVar[tuple[dict[str, Any], ...]] = (
         {"depth": 2, "width": 64, "num_heads": 2},
         {"depth": 2, "width": 64, "shared_modulation": True, "drop_path": 0.2},
@@ -214,15 +295,20 @@ class TransformerBackbone(AdaLnBackbone):
         weight = self._blocks()[0].attention.out.weight
         return attention.choose(self.config.implementation, weight.device, computing_dtype(weight))
 
-    def forward(self, x_BLD: Tensor, cond_BD: Tensor, layout: Layout, position: Position) -> Tensor:
-        """Features (B,L,D) of all scales at once."""
+    def forward(
+        self, x_BLD: Tensor, condition: Condition | Tensor, layout: Layout, position: Position
+    ) -> Tensor:
+        """Features (B,L,D) of all scales at once; a condition may be its pooled vector alone."""
+        condition = whole(condition)
+        cond_BD = condition.pooled_BD
         kernel = self._kernel(x_BLD)
 
         def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
             return self.over_scales(kernel, q, k, v, layout, scale)
 
         recompute = self.recompute and torch.is_grad_enabled()
-        others = (cond_BD, self.shared(cond_BD), position.rotate_LR, attend)
+        read = (condition.tokens_BTD, condition.mask_BT)
+        others = (cond_BD, self.shared(cond_BD), position.rotate_LR, attend, *read)
         for block in self._blocks():
             if recompute:
                 x_BLD = checkpoint(block, x_BLD, *others, use_reentrant=False)
@@ -234,8 +320,12 @@ class TransformerBackbone(AdaLnBackbone):
         """From now on keep no activations inside blocks; the backward pass computes them again."""
         self.recompute = True
 
-    def start(self, cond_BD: Tensor, layout: Layout, position: Position) -> TransformerState:
+    def start(
+        self, condition: Condition | Tensor, layout: Layout, position: Position
+    ) -> TransformerState:
         """A state with room for all tokens of the layout."""
+        condition = whole(condition)
+        cond_BD = condition.pooled_BD
         shape = (cond_BD.shape[0], layout.tokens, self.config.num_heads, self.head_dim)
         return TransformerState(
             layout=layout,
@@ -244,6 +334,7 @@ class TransformerBackbone(AdaLnBackbone):
             keys_BLHd=[cond_BD.new_empty(shape) for _ in self.blocks],
             values_BLHd=[cond_BD.new_empty(shape) for _ in self.blocks],
             attend=self._kernel(cond_BD),
+            seen=[block.seen(condition.tokens_BTD, condition.mask_BT) for block in self._blocks()],
         )
 
     def step(self, x_BLD: Tensor, state: TransformerState) -> Tensor:
@@ -264,7 +355,9 @@ class TransformerBackbone(AdaLnBackbone):
                 keys[:, part], values[:, part] = k, v
                 return state.attend(q, keys[:, : part.stop], values[:, : part.stop], scale)
 
-            x_BLD = block.run(x_BLD, state.modulations[number], rotate_LR, attend)
+            x_BLD = block.run(
+                x_BLD, state.modulations[number], rotate_LR, attend, state.seen[number]
+            )
         state.scale += 1
         return x_BLD
 
@@ -272,6 +365,11 @@ class TransformerBackbone(AdaLnBackbone):
         dtype = computing_dtype(like)
         name = attention.choose(self.config.implementation, like.device, dtype)
         return attention.KERNELS[name]
+
+
+def whole(condition: Condition | Tensor) -> Condition:
+    """A condition that may be given by its pooled vector alone."""
+    return condition if isinstance(condition, Condition) else Condition(condition)
 
 
 def unit_length(x_BLHd: Tensor, scale_H1: Tensor | float = 1.0) -> Tensor:

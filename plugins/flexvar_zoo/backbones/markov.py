@@ -46,6 +46,7 @@ class MarkovBackbone(TransformerBackbone):
     """
 
     Config: ClassVar[type[ComponentConfig]] = MarkovConfig
+    accepts: ClassVar[frozenset[str]] = frozenset({"rotate"})
     contract_options: ClassVar[tuple[dict[str, Any], ...]] = (
         {"depth": 2, "width": 64, "num_heads": 2},
         {"depth": 2, "width": 64, "history": 2, "shared_modulation": True, "drop_path": 0.2},
