@@ -9,7 +9,15 @@ from functools import cache
 from itertools import product
 from typing import Any, Literal, get_args
 
-from flexvar.contract import conditioners, models, positions, samplers, schedules, tokenizers
+from flexvar.contract import (
+    conditioners,
+    models,
+    objectives,
+    positions,
+    samplers,
+    schedules,
+    tokenizers,
+)
 from flexvar.contract.combination import Combination
 from flexvar.contract.measure import ContractViolation
 from flexvar.contract.variant import Options, Variant, variants
@@ -29,6 +37,11 @@ OF_MODELS = (
     models.accepted_angles_are_used,
 )
 OF_DRAWING = (samplers.tokens_do_not_depend_on_the_batch, samplers.known_tokens_win)
+OF_OBJECTIVES = (
+    objectives.pairs_fit_their_layout,
+    objectives.a_model_that_knows_the_answer_has_no_loss,
+    objectives.pairs_follow_the_seed,
+)
 # Kinds whose components are tried in every combination.
 COMBINED: tuple[Kind, ...] = ("tokenizer", "backbone", "position", "schedule")
 Partners = Literal["first-party", "installed"]
@@ -42,6 +55,8 @@ ALONE: dict[Kind, tuple[Callable[[Any], None], ...]] = {
         tokenizers.images_are_independent,
         tokenizers.tokenizer_keeps_no_state,
         tokenizers.tokenizer_moves_between_precisions,
+        tokenizers.training_pass_is_whole,
+        tokenizers.next_maps_follow_the_context,
     ),
     "backbone": (),
     "position": (positions.positions_tell_cells_apart, positions.unknown_layouts_are_refused),
@@ -110,7 +125,7 @@ def cases(
         ways = " or ".join(map(repr, get_args(Partners)))
         raise FlexvarError(f"contract: partners={partners!r}; expected {ways}.")
     found: dict[str, Case] = {}
-    for one in (kind,) if kind else (*COMBINED, "conditioner", "sampler"):
+    for one in (kind,) if kind else (*COMBINED, "conditioner", "sampler", "objective"):
         names = registry.names(one) if name is None else [name]
         for part in (v for n in names for v in _variants(registry, one, n, options, name)):
             pool = _pool(part, partners, registry)
@@ -251,6 +266,9 @@ def _cases_of(
             else:
                 reading = conditioners.Reading(part, whole)
                 found.append(Case(str(reading), conditioners.a_model_reads_it, reading))
+    if part.kind == "objective":
+        pairs = [objectives.Training(part, tokenizer) for tokenizer in pool["tokenizer"]]
+        return [Case(str(two), invariant, two) for two in pairs for invariant in OF_OBJECTIVES]
     if part.kind not in COMBINED:
         return found
     pool = {**pool, part.kind: [part]}

@@ -13,6 +13,7 @@ from flexvar.build import Parts, build
 from flexvar.components import PositionEmbedding
 from flexvar.config import ModelConfig
 from flexvar.contract.measure import LAYOUTS, global_seed, random_layouts, randomise
+from flexvar.contract.tokenizers import parts_of
 from flexvar.contract.variant import Variant
 from flexvar.layout import Layout
 from flexvar.model import NextScaleModel
@@ -85,7 +86,8 @@ class Combination:
             source = torch.Generator().manual_seed(seed)
             space, rows = parts.tokenizer.space, len(LABELS)
             maps = [
-                torch.randint(space.vocab_size, (rows, *grid), generator=source) for grid in layout
+                torch.randint(space.vocab_size, (rows, *grid, *parts_of(space)), generator=source)
+                for grid in layout
             ]
             with torch.no_grad():
                 inputs_BLC = teacher_forcing(parts.tokenizer, maps, layout)
@@ -98,7 +100,7 @@ class Trial:
 
     layout: Layout
     labels_B: Tensor
-    tokens_BL: Tensor
+    tokens: Tensor
     inputs_BLC: Tensor
 
     def part(self, scale: int) -> slice:

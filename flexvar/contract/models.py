@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flexvar import checkpoint
@@ -28,8 +27,10 @@ from flexvar.contract.measure import (
     global_seed,
     unchanged,
 )
+from flexvar.contract.tokenizers import parts_of
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid, Layout
+from flexvar.metrics.token_loss import token_losses
 from flexvar.model import NextScaleModel
 from flexvar.ops import precision
 from flexvar.pipeline import Pipeline
@@ -137,7 +138,8 @@ def saved_weights_are_the_same(combination: Combination) -> None:
         ]
         what = f"layout {trial.layout}: the logits before saving and after loading"
         equal_within(logits[1], logits[0], LEAK_TOLERANCE, what)
-    index = torch.arange(6).view(1, 2, 3) % parts.tokenizer.space.vocab_size
+    space = parts.tokenizer.space
+    index = (torch.arange(6 * space.groups) % space.vocab_size).view(1, 2, 3, *parts_of(space))
     pictures = [one.tokenizer.decode(one.tokenizer.lookup(index)) for one in (parts, loaded)]
     what = "the decoded pictures before saving and after loading"
     equal_within(pictures[1], pictures[0], LEAK_TOLERANCE, what)
@@ -163,8 +165,8 @@ def gradients_reach_every_weight(combination: Combination) -> None:
     """The cross-entropy of the logits has a gradient for every trainable weight."""
     model, trials = combination.open()
     for trial in trials[: len(LAYOUTS)]:
-        logits_BLV = model(trial.labels_B, trial.inputs_BLC, trial.layout)
-        F.cross_entropy(logits_BLV.flatten(0, 1), trial.tokens_BL.flatten()).backward()
+        logits = model(trial.labels_B, trial.inputs_BLC, trial.layout)
+        torch.autograd.backward(token_losses(logits, trial.tokens).mean())
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
             continue
@@ -249,6 +251,8 @@ def generates(combination: Combination) -> None:
         parts, CheckpointConfig(model=combination.config), {"guidance": 0.0, "top_k": 1}
     )
     stride = parts.tokenizer.space.stride
+    # Mean codes are made of tokens of one part.
+    mixtures = (True,) if parts.tokenizer.space.groups == 1 else ()
     known = cast(PositionEmbedding, model_of(parts).position).layouts
     lasts = [layout.last for layout in known] if known else GENERATED
     done = 0
@@ -266,7 +270,7 @@ def generates(combination: Combination) -> None:
         demand(found == (2, 3, *size), f"layout {layout}: images of shape {found}")
         drawn = [
             pipe([0, 1], size=size, seed=3, guidance=2.0, top_k=0, soft=soft, progress=False).maps
-            for soft in (False, False, True)
+            for soft in (False, False, *mixtures)
         ]
         same = all(torch.equal(*two) for two in zip(drawn[0], drawn[1], strict=True))
         demand(same, f"layout {layout}: the same seed gave other maps")

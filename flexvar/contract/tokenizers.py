@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
-from flexvar.components import Facts, Tokenizer, TokenSpace
+from flexvar.components import Facts, Tokenizer, TokenSpace, TrainableTokenizer
 from flexvar.contract.measure import (
     BF16_TOLERANCE,
     STEP_TOLERANCE,
@@ -40,13 +40,19 @@ def tokenizer_of(variant: Variant, seed: int = 0) -> Tokenizer:
     if not isinstance(space, TokenSpace):
         raise ContractViolation(f"its Config has no attribute 'space', a TokenSpace: {space!r}")
     with global_seed(seed):
-        tokenizer = variant.build(Facts(space.vocab_size, space.code_dim, 0, 0, 0))
+        facts = Facts(space.vocab_size, space.code_dim, 0, 0, 0, space.groups)
+        tokenizer = variant.build(facts)
     demand(isinstance(tokenizer, nn.Module), "it is no torch.nn.Module")
     demand_members(tokenizer, Tokenizer)
     found = tokenizer.space
     demand(found == space, f"its space is {found}, its Config says {space}")
     randomise(tokenizer, seed)
     return cast(Tokenizer, tokenizer.eval())
+
+
+def parts_of(space: TokenSpace) -> tuple[int, ...]:
+    """The axis that maps and targets have for the parts of a token, if there are several."""
+    return () if space.groups == 1 else (space.groups,)
 
 
 def picture(tokenizer: Tokenizer, layout: Layout) -> Tensor:
@@ -102,8 +108,8 @@ def maps_fit_their_layout(variant: Variant) -> None:
         demand(len(maps) == len(layout), f"layout {layout}: encode gave {len(maps)} maps")
         for scale, (grid, tokens) in enumerate(zip(layout, maps, strict=True)):
             where = f"layout {layout}, scale {scale} ({grid})"
-            found = tuple(tokens.shape)
-            demand(found == (2, *grid), f"{where}: a map of shape {found}")
+            own, asked = tuple(tokens.shape), (2, *grid, *parts_of(space))
+            demand(own == asked, f"{where}: a map of shape {own}, expected {asked}")
             demand(tokens.dtype == torch.int64, f"{where}: a map of {tokens.dtype}, not int64")
             low, high = int(tokens.min()), int(tokens.max())
             demand(
@@ -190,3 +196,65 @@ def tokenizer_moves_between_precisions(variant: Variant) -> None:
         found = tokenizer.features(image)
         alike(found, latent, BF16_TOLERANCE, f"{where}: features and those of fp32")
         alike(tokenizer.decode(latent), exact, BF16_TOLERANCE, f"{where}: pictures and fp32's")
+
+
+@torch.no_grad()
+def next_maps_follow_the_context(variant: Variant) -> None:
+    """``next_map``, if there is one, gives the true map after the true coarser scales, and
+    something else where they came out otherwise.
+    """
+    tokenizer = tokenizer_of(variant)
+    next_map: Any = getattr(tokenizer, "next_map", None)
+    if next_map is None:
+        return
+    for layout in LAYOUTS:
+        latent = tokenizer.features(picture(tokenizer, layout))
+        maps = tokenizer.quantize(latent, layout)
+        folded: Tensor | None = None
+        for step, tokens in enumerate(maps):
+            where = f"layout {layout}, scale {step} ({layout[step]})"
+            found = next_map(latent, folded, layout, step)
+            demand(found.shape == tokens.shape, f"{where}: next_map of shape {tuple(found.shape)}")
+            # The same sums in another order may break a near tie otherwise.
+            share = float((found == tokens).float().mean())
+            demand(share > 0.98, f"{where}: {1 - share:.1%} of next_map are not quantize's tokens")
+            if folded is not None:
+                other = next_map(latent, -folded, layout, step)
+                demand(not torch.equal(other, found), f"{where}: the context changes nothing")
+            folded = tokenizer.fold(folded, tokenizer.lookup(tokens), layout, step)
+
+
+def training_pass_is_whole(variant: Variant) -> None:
+    """What stage 1 needs of a tokenizer that can be trained: pictures, maps, losses, gradients."""
+    tokenizer = tokenizer_of(variant)
+    if not isinstance(tokenizer, TrainableTokenizer):
+        return
+    # Long enough for weights that only some scales have.
+    layout = Layout.of(*range(1, 9))
+    space, module = tokenizer.space, cast(nn.Module, tokenizer)
+    image = picture(tokenizer, layout)
+    output = module(image, layout.grids)
+    found = tuple(output.reconstructions[-1].shape)
+    demand(found == tuple(image.shape), f"the last reconstruction has the shape {found}")
+    demand(len(output.maps) == len(layout), f"{len(output.maps)} maps for {len(layout)} grids")
+    for grid, tokens in zip(layout, output.maps, strict=True):
+        found, wanted = tuple(tokens.shape), (2, *grid, *parts_of(space))
+        demand(found == wanted, f"grid {grid}: a map of shape {found}, expected {wanted}")
+    codes = tokenizer.codes
+    if codes is not None:
+        own = (space.vocab_size, space.code_dim)
+        shared = (space.groups, space.vocab_size, space.code_dim // space.groups)
+        wanted = own if space.groups == 1 else shared
+        found = tuple(codes.shape)
+        demand(found == wanted, f"codes of shape {found}, expected {wanted}")
+        shapes = [(len(v), v.shape[1], *v.shape[2:]) for v in output.vectors]
+        wanted_all = [(2, space.code_dim, *grid) for grid in layout]
+        demand(shapes == wanted_all, f"vectors of shapes {shapes}, expected {wanted_all}")
+    total = torch.stack([made.square().mean() for made in output.reconstructions]).sum()
+    for name, loss in output.auxiliary.items():
+        demand(loss.ndim == 0 and bool(loss.isfinite()), f"the loss {name} is {loss}, no number")
+        total = total + loss
+    torch.autograd.backward(total)
+    for name, weight in module.named_parameters():
+        if weight.requires_grad:
+            demand(weight.grad is not None, f"no gradient reaches {name} in training")

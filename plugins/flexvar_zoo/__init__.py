@@ -67,3 +67,23 @@ def flexvar_samplers() -> Iterable[Component]:
         target=f"{_HERE}.samplers.masked:MaskedSampler",
         summary="HMAR: several rounds within a scale, the surest tokens stay",
     )
+
+
+@hookimpl
+def flexvar_tokenizers() -> Iterable[Component]:
+    """Tokenizers of other papers."""
+    yield Component(
+        name="bsq",
+        target=f"{_HERE}.tokenizers.bsq:BsqTokenizer",
+        summary="BSQ, Infinity: residual scales of bits, no codebook",
+    )
+    yield Component(
+        name="fsq",
+        target=f"{_HERE}.tokenizers.fsq:FsqTokenizer",
+        summary="FSQ: every channel is rounded by itself, no codebook",
+    )
+    yield Component(
+        name="product",
+        target=f"{_HERE}.tokenizers.product:ProductTokenizer",
+        summary="Product quantization: several codebooks, each over its share of the channels",
+    )

@@ -24,12 +24,12 @@ class CnnTokenizer(nn.Module):
     """Encoder, projection to codes, codebook, and the way back.
 
     A subclass says what a scale means: ``quantize``, ``fold``, ``resize``, and ``forward`` for
-    training.
+    training. normalise: see `Codebook`; None for a subclass that has codes of its own, or none.
     """
 
     Config: ClassVar[type[ComponentConfig]] = CnnConfig
 
-    def __init__(self, config: CnnConfig, *, facts: Facts, normalise: bool) -> None:
+    def __init__(self, config: CnnConfig, *, facts: Facts, normalise: bool | None) -> None:
         super().__init__()
         del facts  # a tokenizer needs no facts beyond its own options
         self.space = config.space
@@ -39,7 +39,8 @@ class CnnTokenizer(nn.Module):
         channels, code_dim = config.latent_channels, config.code_dim
         self.to_code = nn.Conv2d(channels, code_dim, kernel, padding=padding)
         self.from_code = nn.Conv2d(code_dim, channels, kernel, padding=padding)
-        self.codebook = Codebook(config.vocab_size, code_dim, normalise=normalise)
+        if normalise is not None:
+            self.codebook = Codebook(config.vocab_size, code_dim, normalise=normalise)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -63,8 +64,8 @@ class CnnTokenizer(nn.Module):
         return self.to_code.weight.dtype
 
     @property
-    def codes(self) -> nn.Parameter:
-        """The codebook (V,C)."""
+    def codes(self) -> nn.Parameter | None:
+        """The codebook (V,C). A subclass without one says ``codes = None``."""
         return self.codebook.weight
 
     def forward(
@@ -89,9 +90,9 @@ class CnnTokenizer(nn.Module):
         """One (B,h,w) int64 map per grid, of a latent made by ``features``."""
         raise NotImplementedError
 
-    def lookup(self, index_Bhw: Tensor) -> Tensor:
+    def lookup(self, tokens: Tensor) -> Tensor:
         """The codes (B,C,h,w), fp32, of a map of indices (B,h,w)."""
-        return self.codebook(index_Bhw)
+        return self.codebook(tokens)
 
     def decode(self, latent_BChw: Tensor) -> Tensor:
         """The image (B,3,H,W), fp32, about [-1,1] and not clamped, of a folded latent."""

@@ -15,13 +15,16 @@ CHUNK_NUMBERS = 2**22
 
 @dataclass(frozen=True, slots=True)
 class Quantised:
-    """A latent after the choice of codes: index (B,h,w), vectors and code (B,C,h,w), losses."""
+    """A latent after the choice of tokens: index (B,h,w) or (B,h,w,G), code (B,C,h,w).
+
+    vectors (B,C,h,w): what was compared with the codes. The losses are None without a codebook.
+    """
 
     index: Tensor
     vectors: Tensor
     code: Tensor
-    codebook_loss: Tensor
-    commitment_loss: Tensor
+    codebook_loss: Tensor | None = None
+    commitment_loss: Tensor | None = None
 
 
 class Codebook(nn.Module):

@@ -45,12 +45,113 @@ def refiner_index(step: int, steps: int, refiners: int) -> int:
     return int(np.argmin(np.abs(ticks - place)))
 
 
-class ResidualTokenizer(CnnTokenizer):
-    """Each scale quantises, at its grid, what the scales before it did not explain.
+class ResidualSumTokenizer(CnnTokenizer):
+    """Each scale quantizes, at its grid, what the scales before it did not explain.
 
-    The codes of a scale are resized to the last grid, refined by φ and added to a running
-    latent (VAR, arXiv 2404.02905, algorithms 1 and 2). So a layout has to end at the latent's
-    own grid.
+    The codes of a scale are added, at the last grid, to a running latent, so a layout has to end
+    at the latent's own grid. A subclass says which tokens a part has (``nearest``), what its
+    codes add (``contribution``), and what the next scale sees (``resize``).
+    """
+
+    def nearest(self, part_BChw: Tensor) -> Tensor:
+        """The tokens (B,h,w) or (B,h,w,G) of what is left over, at a scale's grid."""
+        raise NotImplementedError
+
+    def contribution(self, code_BChw: Tensor, layout: Layout, step: int) -> Tensor:
+        """What the codes of a scale add to the latent, at the last grid."""
+        raise NotImplementedError
+
+    def scale_losses(self, part_BChw: Tensor) -> dict[str, Tensor]:
+        """More losses of a scale, by name; none unless a subclass has some."""
+        del part_BChw
+        return {}
+
+    def sized(self, latent_BChw: Tensor, grid: Grid, mode: str) -> Tensor:
+        """A latent at another grid."""
+        return F.interpolate(latent_BChw, size=tuple(grid), mode=mode)
+
+    def forward(
+        self, image_B3HW: Tensor, grids: Sequence[Grid], *, quantize: bool = True
+    ) -> TokenizerOutput:
+        """One reconstruction, of all scales together; losses averaged over the scales.
+
+        After each scale the running latent is compared with the encoder's (VAR's code).
+        Raises `FlexvarError` unless the grids end at the latent's own.
+        """
+        latent_BChw = self.features(image_B3HW)
+        layout = Layout(tuple(grids))
+        self._check_last(latent_BChw, layout)
+        target = latent_BChw.detach()
+        maps, vectors, pulled, committed, others = [], [], [], [], []
+        total: Tensor | None = None
+        # The pyramid is in fp32 throughout: rounding would add up over the scales.
+        with torch.autocast(target.device.type, enabled=False):
+            for step, grid in enumerate(layout):
+                rest = latent_BChw if total is None else latent_BChw - total.detach()
+                part = self.sized(rest, grid, "area")
+                vectors.append(part.detach())
+                maps.append(self.nearest(vectors[-1]))
+                total = self.fold(total, self.lookup(maps[-1]), layout, step)
+                pulled.append(F.mse_loss(total, target))
+                committed.append(F.mse_loss(latent_BChw, total.detach()))
+                others.append(self.scale_losses(part))
+        assert total is not None
+        straight = latent_BChw + (total - latent_BChw).detach() if quantize else latent_BChw
+        kept = 1.0 if quantize else 0.0
+
+        def mean(losses: list[Tensor]) -> Tensor:
+            return torch.stack(losses).mean() * kept
+
+        return TokenizerOutput(
+            reconstructions=(self.decode(straight),),
+            maps=tuple(maps),
+            vectors=tuple(vectors),
+            codebook_loss=None if self.codes is None else mean(pulled),
+            commitment_loss=mean(committed),
+            losses={name: mean([losses[name] for losses in others]) for name in others[0]},
+        )
+
+    def quantize(self, latent_BChw: Tensor, layout: Layout) -> tuple[Tensor, ...]:
+        """One int64 map per grid. Raises unless the layout ends at the latent's grid."""
+        self._check_last(latent_BChw, layout)
+        maps = []
+        rest = latent_BChw.float()
+        for step, size in enumerate(layout):
+            part = rest if size == layout.last else self.sized(rest, size, "area")
+            maps.append(self.nearest(part))
+            rest = rest - self.contribution(self.lookup(maps[-1]), layout, step)
+        return tuple(maps)
+
+    def next_map(
+        self, latent_BChw: Tensor, folded_BChw: Tensor | None, layout: Layout, step: int
+    ) -> Tensor:
+        """The map of a scale if the coarser ones had come out as ``folded_BChw``."""
+        self._check_last(latent_BChw, layout)
+        rest = latent_BChw.float() if folded_BChw is None else latent_BChw.float() - folded_BChw
+        size = layout[step]
+        return self.nearest(rest if size == layout.last else self.sized(rest, size, "area"))
+
+    def fold(
+        self, latent_BChw: Tensor | None, code_BChw: Tensor, layout: Layout, step: int
+    ) -> Tensor:
+        """The running latent, at the last grid, with this scale's codes added."""
+        code = self.contribution(code_BChw, layout, step)
+        return code if latent_BChw is None else latent_BChw + code
+
+    @staticmethod
+    def _check_last(latent_BChw: Tensor, layout: Layout) -> None:
+        grid = Grid(*latent_BChw.shape[-2:])
+        if layout.last != grid:
+            raise FlexvarError(
+                f"The residual tokenizer's layout has to end at the latent's own grid {grid}, "
+                f"not at {layout.last}: {layout}."
+            )
+
+
+class ResidualTokenizer(ResidualSumTokenizer):
+    """VAR's: codes resized bicubically to the last grid and refined by φ.
+
+    See VAR, arXiv 2404.02905, algorithms 1 and 2.
     """
 
     Config = ResidualConfig
@@ -67,81 +168,16 @@ class ResidualTokenizer(CnnTokenizer):
             for _ in range(config.refiners)
         )
 
-    def forward(
-        self, image_B3HW: Tensor, grids: Sequence[Grid], *, quantize: bool = True
-    ) -> TokenizerOutput:
-        """One reconstruction, of all scales together; losses averaged over the scales.
-
-        After each scale the running latent is compared with the encoder's (VAR's code).
-        Raises `FlexvarError` unless the grids end at the latent's own.
-        """
-        latent_BChw = self.features(image_B3HW)
-        layout = Layout(tuple(grids))
-        self._check_last(latent_BChw, layout)
-        target = latent_BChw.detach()
-        maps, vectors, codebook_losses, commitment_losses = [], [], [], []
-        total: Tensor | None = None
-        # The pyramid is in fp32 throughout: rounding would add up over the scales.
-        with torch.autocast(target.device.type, enabled=False):
-            for step, grid in enumerate(layout):
-                rest = target if total is None else target - total.detach()
-                vectors.append(F.interpolate(rest, size=tuple(grid), mode="area"))
-                maps.append(self.codebook.nearest(vectors[-1]))
-                total = self.fold(total, self.lookup(maps[-1]), layout, step)
-                codebook_losses.append(F.mse_loss(total, target))
-                commitment_losses.append(F.mse_loss(latent_BChw, total.detach()))
-        assert total is not None
-        straight = latent_BChw + (total - latent_BChw).detach() if quantize else latent_BChw
-        kept = 1.0 if quantize else 0.0
-        return TokenizerOutput(
-            reconstructions=(self.decode(straight),),
-            maps=tuple(maps),
-            vectors=tuple(vectors),
-            codebook_loss=torch.stack(codebook_losses).mean() * kept,
-            commitment_loss=torch.stack(commitment_losses).mean() * kept,
-        )
-
-    def quantize(self, latent_BChw: Tensor, layout: Layout) -> tuple[Tensor, ...]:
-        """One (B,h,w) int64 map per grid. Raises unless the layout ends at the latent's grid."""
-        self._check_last(latent_BChw, layout)
-        grid = layout.last
-        maps = []
-        rest = latent_BChw.float()
-        for step, size in enumerate(layout):
-            part = rest if size == grid else F.interpolate(rest, size=tuple(size), mode="area")
-            maps.append(self.codebook.nearest(part))
-            rest = rest - self._contribution(self.lookup(maps[-1]), layout, step)
-        return tuple(maps)
-
-    def next_map(
-        self, latent_BChw: Tensor, folded_BChw: Tensor | None, layout: Layout, step: int
-    ) -> Tensor:
-        """The map (B,h,w) of a scale if the coarser ones had come out as ``folded_BChw``."""
-        self._check_last(latent_BChw, layout)
-        rest = latent_BChw.float() if folded_BChw is None else latent_BChw.float() - folded_BChw
-        return self.codebook.nearest(F.interpolate(rest, size=tuple(layout[step]), mode="area"))
-
-    def fold(
-        self, latent_BChw: Tensor | None, code_BChw: Tensor, layout: Layout, step: int
-    ) -> Tensor:
-        """The running latent, at the last grid, with this scale's codes added."""
-        code = self._contribution(code_BChw, layout, step)
-        return code if latent_BChw is None else latent_BChw + code
+    def nearest(self, part_BChw: Tensor) -> Tensor:
+        """The nearest codes (B,h,w)."""
+        return self.codebook.nearest(part_BChw)
 
     def resize(self, latent_BChw: Tensor, grid: Grid) -> Tensor:
         """The input of a grid's scale: the running latent, area-resized."""
-        return F.interpolate(latent_BChw, size=tuple(grid), mode="area")
+        return self.sized(latent_BChw, grid, "area")
 
-    @staticmethod
-    def _check_last(latent_BChw: Tensor, layout: Layout) -> None:
-        grid = Grid(*latent_BChw.shape[-2:])
-        if layout.last != grid:
-            raise FlexvarError(
-                f"The residual tokenizer's layout has to end at the latent's own grid {grid}, "
-                f"not at {layout.last}: {layout}."
-            )
-
-    def _contribution(self, code_BChw: Tensor, layout: Layout, step: int) -> Tensor:
+    def contribution(self, code_BChw: Tensor, layout: Layout, step: int) -> Tensor:
+        """The codes at the last grid, resized bicubically and refined."""
         if tuple(code_BChw.shape[-2:]) != layout.last:
             code_BChw = F.interpolate(code_BChw, size=tuple(layout.last), mode="bicubic")
         refiner = self.refiners[refiner_index(step, len(layout), len(self.refiners))]
