@@ -231,7 +231,9 @@ def _explained() -> Iterator[None]:
     """Turn what torch says of sizes that cannot be into a `FlexvarError`."""
     try:
         yield
-    except (RuntimeError, OverflowError, MemoryError) as error:
+    except (RuntimeError, ArithmeticError, MemoryError, IndexError, TypeError) as error:
+        if isinstance(error, TypeError) and "verflow" not in str(error):
+            raise  # not about a size
         raise FlexvarError(f"The parts of this config cannot be built: {reason(error)}.") from error
 
 

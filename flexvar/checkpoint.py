@@ -33,6 +33,9 @@ CONFIG, MODEL, TOKENIZER, CARD = (
     "README.md",
 )
 BUNDLED = "models"
+LONGEST_NAME = 200
+# Where people keep what they trained; nobody on the hub is called so.
+LOCAL_FOLDERS = ("runs", "out", "outputs", "checkpoints", "models", "data", "results", "logs")
 
 
 class Trained(ComponentConfig):
@@ -138,27 +141,54 @@ def load(source: str | Path, registry: Registry | None = None) -> tuple[Checkpoi
 
 
 def locate(source: str | Path) -> Path:
-    """The directory of a checkpoint: a path, a bundled name, or a hub id (the cache first)."""
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if path.is_file():
-        raise CheckpointError(
-            f"{source} is a file; a checkpoint is a directory with {CONFIG}. A released .pth file "
-            f"becomes one by `flexvar convert --model {source} --tokenizer ... --out DIR`."
-        )
-    text = str(source)
+    """The directory of a checkpoint: a path, a bundled name, or a hub id (the cache first).
+
+    A directory without a config hides no model of that name.
+    """
+    path, text = Path(source).expanduser(), str(source)
+    folder = ""
+    try:
+        if (path / CONFIG).exists():
+            return path
+        if path.is_file():
+            raise CheckpointError(
+                f"{source} is a file; a checkpoint is a directory with {CONFIG}. A released .pth "
+                f"file becomes one by `flexvar convert --model {source} --tokenizer ... --out DIR`."
+            )
+        if path.is_dir():
+            folder = f"{source} is no checkpoint: it has no {CONFIG}."
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{shown(text)} is no path: {reason(error)}.") from None
     bundled = resources.files("flexvar") / BUNDLED / text
     if re.fullmatch(r"[\w.-]+", text) and isinstance(bundled, Path) and bundled.is_dir():
         return bundled
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and ".." not in text:
+    if folder:
+        raise CheckpointError(folder + _hint(path))
+    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and ".." not in text and not _looks_local(text):
         return _from_hub(text)
     names = bundled_names()
     known = f" Bundled models: {', '.join(names)}." if names else ""
     raise CheckpointError(
-        f"There is no checkpoint {source}: give a directory with {CONFIG}, or a hub id "
-        f"(owner/name).{known}"
+        f"There is no checkpoint {cut(text, LONGEST_NAME)}: give a directory with {CONFIG}, or a "
+        f"hub id (owner/name).{known}{_hint(path)}"
     )
+
+
+def _looks_local(text: str) -> bool:
+    """Whether a path of two names means a folder here, such as ``runs/tokenizer``."""
+    first = text.split("/")[0]
+    return first in LOCAL_FOLDERS or first.startswith(".") or Path(first).is_dir()
+
+
+def _hint(path: Path) -> str:
+    """What makes the checkpoint that is missing, and where training would have left it."""
+    inner = [
+        name for name in ("model", "tokenizer", "pipeline") if (path / name / CONFIG).is_file()
+    ]
+    if inner:
+        return f" There is one in {path / inner[0]}."
+    kind = "tokenizer" if "token" in path.name.lower() or "vae" in path.name.lower() else "model"
+    return f" If it is to be trained first: `flexvar train {kind} RECIPE out={path}`."
 
 
 def bundled_names() -> list[str]:
@@ -235,6 +265,11 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: objec
         for name in wanted
         if name in tensors and tensors[name].shape != wanted[name].shape
     ]
+    reshaped += [
+        f"{name}: file {tensors[name].dtype}, config {wanted[name].dtype}"
+        for name in wanted
+        if name in tensors and tensors[name].is_floating_point() != wanted[name].is_floating_point()
+    ]
     if missing or unexpected or reshaped:
         rows = [f"The weights in {source} do not fit the config."]
         hints = _look_alike(wanted, tensors)
@@ -242,7 +277,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], source: objec
         for title, names in (
             ("missing", missing),
             ("unexpected", unexpected),
-            ("wrong shape", reshaped),
+            ("wrong shape or type", reshaped),
         ):
             if names:
                 more = f"\n    ... and {len(names) - 5} more" if len(names) > 5 else ""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from torch import Tensor
 
 from flexvar.components.conditioner import class_number, takes
 from flexvar.errors import FlexvarError
+from flexvar.values import plain
 
 
 def class_numbers(labels: Any, count: int, names: Sequence[str] | None) -> list[int]:
@@ -17,7 +18,9 @@ def class_numbers(labels: Any, count: int, names: Sequence[str] | None) -> list[
 
     Raises `FlexvarError` for a class there is not, with the nearest name.
     """
-    listed = [labels] if labels is None or isinstance(labels, int | str) else list(labels)
+    labels = plain(labels)
+    many = isinstance(labels, Iterable) and not isinstance(labels, str)
+    listed = list(labels) if many else [labels]
     if not listed:
         raise FlexvarError("labels: there is none; give a class number or name per image.")
     return [class_number(label, count, names) for label in listed]

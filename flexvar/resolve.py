@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import operator
 import secrets
 import sys
 import warnings
@@ -18,13 +17,14 @@ from torch import nn
 from flexvar.checkpoint import CheckpointConfig, Trained
 from flexvar.components import PositionEmbedding, StepSchedule
 from flexvar.editing.known import Rule
-from flexvar.errors import FlexvarError, KeywordError, PluginError
+from flexvar.errors import FlexvarError, KeywordError, PluginError, shown
 from flexvar.generation.choice import SamplerChoice, Wanted, of_spec
 from flexvar.generation.loop import OnScale
 from flexvar.generation.seeds import seed_keys
 from flexvar.layout import Grid, Layout
 from flexvar.model import NextScaleModel
 from flexvar.plugin import Registry
+from flexvar.values import plain, whole
 
 Label = int | str | None
 Steps = int | Sequence[int | tuple[int, int]]
@@ -72,6 +72,20 @@ class Edit(Task, total=False):
 KEYWORDS = frozenset({*Edit.__annotations__, "labels", "label", "prompts", "image", "mask", "box"})
 
 
+# Words of other libraries -> what the same is called here.
+ELSEWHERE = {
+    "guidance_scale": "It is called guidance here; guidance=0 is off.",
+    "num_inference_steps": "It is called steps here: how many grids lead to the size.",
+    "generator": "Images are made by seed=, one number or one per image.",
+    "num_images_per_prompt": "It is called num here.",
+    "height": "It is called size=(height, width) here.",
+    "width": "It is called size=(height, width) here.",
+    "output_type": "It is called output here: 'pil' or 'tensor'.",
+    "class_labels": "It is called labels here.",
+    "negative_prompt": "Guidance is against no condition at all.",
+}
+
+
 def check_keywords(
     name: str, options: Mapping[str, Any], known: Iterable[str], sampler: SamplerChoice
 ) -> None:
@@ -81,18 +95,27 @@ def check_keywords(
         if option not in choices:
             near = get_close_matches(option, choices, n=1)
             hint = f". Did you mean {near[0]!r}?" if near else "."
+            hint = f". {ELSEWHERE[option]}" if option in ELSEWHERE else hint
             raise KeywordError(
                 f"{name}() got an unexpected keyword argument {option!r}{hint} Options of the "
                 f"sampler {sampler.name!r}: {', '.join(sampler.options)}."
             )
 
 
-def whole(what: str, value: Any) -> int:
-    """A whole number of any library as Python's. Raises `FlexvarError` for anything else."""
-    try:
-        return operator.index(value)
-    except TypeError:
-        raise FlexvarError(f"{what}: got {value!r}; expected a whole number.") from None
+def sides(size: Any) -> tuple[int, int] | None:
+    """A size as (height, width) in pixels: one number or two, of any library; None stays.
+
+    Raises `FlexvarError` for anything else.
+    """
+    if size is None:
+        return None
+    size = plain(size)
+    listed = [size, size] if not isinstance(size, list | tuple) else list(size)
+    listed = listed * 2 if len(listed) == 1 else listed
+    if len(listed) != 2:
+        raise FlexvarError(f"size: got {shown(size)}; expected a number or (height, width).")
+    height, width = (whole("size", side) for side in listed)
+    return height, width
 
 
 def preset(config: CheckpointConfig, name: str, registry: Registry) -> SamplerChoice:
@@ -132,8 +155,9 @@ def image_keys(
 
     Raises `FlexvarError` for a list of another length.
     """
-    seed = secrets.randbelow(2**31) if seed is None else seed
-    if not isinstance(seed, Iterable):
+    seed = secrets.randbelow(2**31) if seed is None else plain(seed)
+    first_index = whole("first_index", first_index)
+    if isinstance(seed, str) or not isinstance(seed, Iterable):
         return seed_keys(whole("seed", seed), count, first_index=first_index)
     seeds = [whole("seed", one) for one in seed]
     if len(seeds) != count:
@@ -172,8 +196,18 @@ def layout_of(
     model's own, which go before those of the schedule.
     Raises `FlexvarError` for steps that cannot be.
     """
+    steps = plain(steps)
+    if steps is not None and not isinstance(steps, list | tuple):
+        steps = whole("steps", steps)
+        if steps < 1:
+            raise FlexvarError(f"steps: got {steps}; expected at least 1.")
     if steps is not None and not isinstance(steps, int):
-        layout = Layout.of(*(s if isinstance(s, int) else (s[0], s[1]) for s in steps))
+        try:
+            layout = Layout.of(*(s if isinstance(s, int) else (s[0], s[1]) for s in steps))
+        except (TypeError, IndexError):
+            raise FlexvarError(
+                f"steps: got {shown(steps)}; expected a number, or the grids, such as 1,2,4,(4,6)."
+            ) from None
         if last is not None and layout.last != last:
             raise FlexvarError(
                 f"size {last.h * stride}x{last.w * stride} is a {last} latent, but steps ends at "

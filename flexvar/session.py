@@ -17,7 +17,7 @@ from flexvar.components import PositionEmbedding, Predictor, Sampler, Tokenizer
 from flexvar.components.conditioner import each, takes
 from flexvar.components.sampler import models_of
 from flexvar.config import ComponentConfig, ModelConfig, load_yaml, parse
-from flexvar.errors import FlexvarError
+from flexvar.errors import FlexvarError, reason, shown
 from flexvar.generation import choice
 from flexvar.generation.choice import SamplerChoice
 from flexvar.generation.known import Known
@@ -26,8 +26,8 @@ from flexvar.generation.seeds import generators
 from flexvar.layout import Grid, Layout
 from flexvar.model import NextScaleModel
 from flexvar.ops import tiled_decode
+from flexvar.ops.precision import DTYPES, parse_device, parse_dtype
 from flexvar.ops.precision import cast as cast_weights
-from flexvar.ops.precision import parse_device, parse_dtype
 from flexvar.plugin import Registry, default_registry
 from flexvar.resolve import Label, Steps
 
@@ -53,6 +53,8 @@ class Session:
     dtype: torch.dtype = torch.float32
     sampler: str = "standard"
     registry: Registry = field(default_factory=default_registry, repr=False)
+    source: str | Path | None = field(default=None, repr=False)
+    _exact: list[dict[str, Tensor]] = field(default_factory=list, repr=False)
     _warned: set[str] = field(default_factory=set, repr=False)
     _others: dict[str, Session] = field(default_factory=dict, repr=False)
 
@@ -87,7 +89,8 @@ class Session:
         with torch.inference_mode(False):
             config, parts = checkpoint.load(source, registry)
             chosen = resolve.preset(config, preset, registry)
-            return cls(parts, config, chosen, registry=registry).to(device, dtype)
+            pipe = cls(parts, config, chosen, registry=registry, source=source)
+            return pipe.to(device, dtype)
 
     @classmethod
     def from_config(
@@ -127,28 +130,55 @@ class Session:
         return checkpoint.save(directory, self.config, self.parts)
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
-        """Upload the checkpoint to a hub repository; options go to ``HfApi.create_repo``."""
+        """Upload the checkpoint to a hub repository; options go to ``HfApi.create_repo``.
+
+        Raises `FlexvarError` where the hub does not take it: no network, no token, no right.
+        """
         import tempfile
 
         from huggingface_hub import HfApi
 
         api = HfApi()
-        api.create_repo(repository, exist_ok=True, **options)
         with tempfile.TemporaryDirectory() as folder:
             path = self.save_pretrained(Path(folder) / repository.split("/")[-1])
-            return str(api.upload_folder(repo_id=repository, folder_path=str(path)))
+            try:
+                api.create_repo(repository, exist_ok=True, **options)
+                return str(api.upload_folder(repo_id=repository, folder_path=str(path)))
+            except TypeError:
+                raise  # an option that create_repo does not have
+            except Exception as error:
+                raise FlexvarError(
+                    f"push_to_hub: the hub did not take {shown(repository)}: {reason(error)}. It "
+                    "needs a network and a token that may write there (`hf auth login`, or "
+                    "HF_TOKEN); the name is owner/name. save_pretrained writes a directory instead."
+                ) from error
 
     def to(
         self,
-        device: str | torch.device | None = None,
+        device: str | torch.device | torch.dtype | None = None,
         dtype: str | torch.dtype | None = None,
     ) -> Self:
         """Move the weights, in place; ``device`` may be a name, "auto", or None to stay.
 
-        In bf16 or fp16 the weights are held so; what has to be exact stays in fp32.
+        A dtype may come first, as with torch's own. In bf16 or fp16 the weights are held so; what
+        has to be exact stays in fp32. Back in another precision they are the ones of the
+        checkpoint again, not the rounded ones.
+        Raises `FlexvarError` if rounded weights are to be exact that are no checkpoint's.
         """
-        self.device = parse_device(device) if device is not None else self.device
-        self.dtype = parse_dtype(dtype) if dtype is not None else self.dtype
+        if dtype is None and (isinstance(device, torch.dtype) or device in DTYPES):
+            device, dtype = None, device
+        if isinstance(device, torch.dtype):
+            raise FlexvarError(
+                f"to: got two precisions, {device} and {dtype}; give a device first."
+            )
+        wanted = self.dtype if dtype is None else parse_dtype(dtype)
+        if device is not None:
+            self.device = parse_device(device)
+        if self.dtype not in (wanted, torch.float32):
+            self._unround(wanted)
+        if wanted != torch.float32 and self.dtype == torch.float32 and self.source is None:
+            self._keep_exact()
+        self.dtype = wanted
         for module in self.parts.modules():
             module.to(self.device)
             cast_weights(module, self.dtype)
@@ -156,6 +186,42 @@ class Session:
             # Convolutions run faster with channels last, on CPUs in bf16 twice as fast.
             self.tokenizer.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return self
+
+    def _keep_exact(self) -> None:
+        """Hold the exact weights of a model that is in no file, before they are rounded."""
+        self._exact = [
+            {
+                name: tensor.clone()
+                for name, tensor in module.state_dict().items()
+                if tensor.is_floating_point() and not tensor.is_meta
+            }
+            for module in self.parts.modules()
+        ]
+
+    @torch.no_grad()
+    def _unround(self, wanted: torch.dtype) -> None:
+        """The exact values in place of rounded ones, if those are still what they round to."""
+        exact = self._exact
+        if self.source is not None:
+            _, parts = checkpoint.load(self.source, self.registry)
+            exact = [module.state_dict() for module in parts.modules()]
+        pairs = [
+            (tensor, known.get(name))
+            for module, known in zip(self.parts.modules(), exact, strict=False)
+            for name, tensor in module.state_dict(keep_vars=True).items()
+            if tensor.is_floating_point() and not tensor.is_meta
+        ]
+        for tensor, value in pairs:
+            if value is None or not torch.equal(value.to(tensor.device, tensor.dtype), tensor):
+                raise FlexvarError(
+                    f"to: the weights were rounded to {str(self.dtype).removeprefix('torch.')} and "
+                    f"changed since; they cannot be made exact in "
+                    f"{str(wanted).removeprefix('torch.')}. Load the model again in that precision."
+                )
+        for tensor, value in pairs:
+            assert value is not None
+            tensor.data = value.to(tensor.device)
+        self._exact = []
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -401,8 +467,7 @@ class Session:
         warns once.
         """
         stride = self.tokenizer.space.stride
-        if isinstance(size, int):
-            size = (size, size)
+        size = resolve.sides(size)
         schedule = self.parts.schedule
         layout = resolve.layout_of(
             None if size is None else resolve.cells(size, stride),

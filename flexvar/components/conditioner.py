@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import operator
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from torch import Tensor
 
 from flexvar.config import ComponentConfig
 from flexvar.errors import FlexvarError
+from flexvar.values import whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ def class_number(label: Any, count: int, names: Sequence[str] | None) -> int:
         return count
     if isinstance(label, str) and names is not None and label in names:
         return names.index(label)
-    if isinstance(label, str) and re.fullmatch(r"-?[0-9]+", label):
+    if isinstance(label, str) and re.fullmatch(r"-?[0-9]{1,18}", label):
         label = int(label)
     if isinstance(label, str):
         if names is None:
@@ -97,14 +97,11 @@ def class_number(label: Any, count: int, names: Sequence[str] | None) -> int:
                 f"label: got {label!r}; this model has no class names, only the numbers 0 to "
                 f"{count - 1}."
             )
-        near = get_close_matches(label, names, n=1)
+        near = get_close_matches(label[:100], names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         some = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         raise FlexvarError(f"label: there is no class {label!r}.{hint} Classes: {some}.")
-    try:
-        number = operator.index(label)
-    except TypeError:
-        raise FlexvarError(f"label: got {label!r}; expected a whole number.") from None
+    number = whole("label", label)
     if not 0 <= number < count:
         raise FlexvarError(f"label: got {label}; this model has {count} classes, 0 to {count - 1}.")
     return number

@@ -1,0 +1,136 @@
+"""Values of any library are numbers, words of other libraries get a hint, paths are told apart."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, shake
+
+from flexvar import FlexvarError, Pipeline
+from flexvar.config import override, parse_yaml
+from flexvar.values import plain, real, whole
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("3e-4", 3e-4), ("1e3", 1000.0), ("1_000", 1000), ("010", 10), ("0x1f", 31), ("-2", -2),
+        (".5", 0.5), ("1.", 1.0), (".inf", float("inf")), ("1:30", "1:30"), ("1e", "1e"),
+        ("[1, 2e-1]", [1, 0.2]), ("true", True), ("null", None),
+    ],
+)  # fmt: skip
+def test_numbers_are_what_python_reads_as_numbers(text, value):
+    assert parse_yaml(text, "x") == value
+    assert type(parse_yaml(text, "x")) is type(value)
+    assert override({}, [f"a.b={text}"]) == {"a": {"b": value}}
+
+
+def test_the_example_of_the_help_is_taken():
+    from flexvar.training.recipe import load_recipe
+
+    recipe = load_recipe("photos", "model", ["optimiser.learning_rate=3e-4"])
+    assert recipe.optimiser.learning_rate == 3e-4
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["&a [*a]", "a: &a {x: 1}\n" + "\n".join(
+        f"{chr(98 + i)}: &{chr(98 + i)} {{x: *{chr(97 + i)}, y: *{chr(97 + i)}}}"
+        for i in range(22)), "[" * 3000, "{" * 100, "2001-99-99", "0x" + "f" * 5000, "1" * 5000],
+    ids=["cycle", "billion", "deep", "open", "date", "hex", "digits"],
+)  # fmt: skip
+def test_yaml_that_stumbles_is_a_message(text):
+    with pytest.raises(FlexvarError, match="x is not valid YAML"):
+        parse_yaml(text, "x")
+
+
+def test_values_of_numpy_and_torch_are_pythons():
+    assert plain([np.int64(3), torch.tensor([1, 2]), (np.float32(0.5),)]) == [3, [1, 2], (0.5,)]
+    assert whole("x", torch.tensor(3)) == whole("x", np.array([3])) == 3
+    assert real("x", np.float16(0.5)) == 0.5
+    for value in (1.5, "3", True, None, torch.tensor([1, 2]), np.bool_(True)):
+        with pytest.raises(FlexvarError, match="x: got .*; expected a whole number"):
+            whole("x", value)
+
+
+def test_a_call_takes_numbers_of_any_library(tiny):
+    wanted = tiny([1, 2], size=(16, 16), seed=[3, 4], steps=3, guidance=1.5, top_k=5)
+    for number in (np.int64, torch.tensor, np.array):
+        found = tiny(
+            np.array([1, 2]) if number is not torch.tensor else torch.tensor([1, 2]),
+            size=(number(16), number(16)),
+            seed=[number(3), number(4)],
+            steps=number(3),
+            guidance=number(1.5) if number is not np.int64 else np.float64(1.5),
+            top_k=number(5),
+        )
+        for one, other in zip(wanted.images, found.images, strict=True):
+            assert one.tobytes() == other.tobytes()
+        assert wanted.settings == found.settings
+
+
+@pytest.mark.parametrize("value", [1.5, object(), True])
+def test_what_is_no_label(tiny, value):
+    with pytest.raises(FlexvarError, match="label: got .*; expected a whole number"):
+        tiny(value, size=16, seed=0)
+
+
+@pytest.mark.parametrize(
+    ("word", "hint"),
+    [
+        ("guidance_scale", "It is called guidance here"),
+        ("num_inference_steps", "It is called steps here"),
+        ("generator", "made by seed="),
+    ],
+)
+def test_words_of_other_libraries(tiny, word, hint):
+    with pytest.raises(FlexvarError, match=hint):
+        tiny([0], size=16, **{word: 1})
+
+
+def test_a_dtype_may_come_first_and_exact_weights_come_back(tiny, tiny_dir):
+    for pipe in (Pipeline.from_pretrained(tiny_dir), shake(Pipeline.from_config(TINY, seed=1))):
+        assert pipe.to(torch.bfloat16).model.dtype == torch.bfloat16
+        assert pipe.device.type == "cpu"
+        pipe.to("fp32")
+        for one, other in zip(pipe.parts.modules(), tiny.parts.modules(), strict=True):
+            for a, b in zip(one.state_dict().values(), other.state_dict().values(), strict=True):
+                assert torch.equal(a, b)
+        pipe.to("bf16")
+        pipe.model.start_embedding.data.add_(1)
+        with pytest.raises(FlexvarError, match="rounded to bfloat16 and changed since"):
+            pipe.to("fp32")
+
+
+def test_a_hub_that_refuses_is_a_message(tiny, monkeypatch):
+    import huggingface_hub
+
+    def refuse(*_, **__):
+        raise OSError("401 Client Error")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "create_repo", refuse)
+    with pytest.raises(FlexvarError, match="the hub did not take 'me/x': 401 .* save_pretrained"):
+        tiny.push_to_hub("me/x")
+
+
+def test_a_folder_without_a_config_hides_no_model(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").mkdir()
+    assert Pipeline.from_pretrained("photos").class_names
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(FlexvarError, match=r"mine is no checkpoint: it has no config\.json"):
+        Pipeline.from_pretrained("mine")
+
+
+def test_a_path_that_is_not_there_is_not_looked_up_on_the_hub(monkeypatch):
+    import huggingface_hub
+
+    def asked(*_, **__):
+        pytest.fail("the hub was asked")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", asked)
+    with pytest.raises(
+        FlexvarError, match="no checkpoint runs/tokenizer.*`flexvar train tokenizer"
+    ):
+        Pipeline.from_pretrained("runs/tokenizer")
+    with pytest.raises(FlexvarError, match="no path|There is no checkpoint"):
+        Pipeline.from_pretrained("n" * 5000)
