@@ -52,7 +52,7 @@ def train(
         if accelerator.is_main_process:
             say(line)
 
-    held = ExitStack()
+    held, there = ExitStack(), False
     try:
         out = recipe.out
         if out is None and not dry_run:
@@ -60,7 +60,9 @@ def train(
         run = RunDirectory(out or ".", write=accelerator.is_main_process and not dry_run)
         if not dry_run:
             run.check(resume=resume)
-            held.enter_context(run.held())
+            # A new directory is made, and held, only once it is known that there will be a run.
+            if there := run.path.exists():
+                held.enter_context(run.held())
         images_per_step = recipe.batch_size * recipe.accumulate * accelerator.num_processes
         stage: Stage
         if isinstance(recipe, TokenizerRecipe):
@@ -76,6 +78,8 @@ def train(
             for line in _forecast(loop.trial(), recipe, images_per_step):
                 speak(line)
             return {}
+        if not there:
+            held.enter_context(run.held())
         loop.start(resume=resume)
         if loop.step >= recipe.steps:
             speak(
