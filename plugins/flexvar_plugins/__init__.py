@@ -98,6 +98,11 @@ def flexvar_conditioners() -> Iterable[Component]:
         summary="Words: a small transformer over word vectors, a frozen encoder or given features",
     )
     yield Component(
+        name="image",
+        target=f"{_HERE}.conditioners.image:ImageConditioner",
+        summary="A picture as a pooled vector and tokens, by a small convolutional encoder",
+    )
+    yield Component(
         name="none",
         target=f"{_HERE}.conditioners.none:NoConditioner",
         summary="No condition: one learned vector for all images",

@@ -97,6 +97,15 @@ class TextConditioner(nn.Module):
         {"max_tokens": 6, "width": 32, "num_heads": 2, "depth": 1},
     )
 
+    @staticmethod
+    def contract_values(config: TextConfig) -> tuple[Any, Any]:
+        """Two prompts for the contract; features where there is no encoder of words."""
+        if config.encoder == "embeddings":
+            source = torch.Generator("cpu").manual_seed(0)
+            shape = 3, config.channels or 1
+            return torch.randn(shape, generator=source, **HOST), torch.ones(1, shape[1], **HOST)
+        return "a cat", "two small red dogs"
+
     def __init__(self, config: TextConfig, *, facts: Facts) -> None:
         super().__init__()
         config = self.settled(config, facts)
