@@ -43,6 +43,8 @@ class DataConfig(ComponentConfig):
     shape in the picture. classes: only these, numbered in this order. samples: pictures in
     shards that cannot be counted beforehand (addresses). cache_mb: MiB of resized pictures each
     process keeps, so that large photographs are decoded once; the samples do not depend on it.
+    buckets: pictures train at sizes of their own shape, of about the area of ``size``, whose
+    sides are multiples of so many pixels; every batch has one size. Not for shards.
     image_column, label_column: of a list; found by their usual names unless given.
     """
 
@@ -57,6 +59,7 @@ class DataConfig(ComponentConfig):
     classes: tuple[str, ...] | None = None
     samples: int | None = Field(default=None, ge=1)
     cache_mb: int = Field(default=256, ge=0)
+    buckets: int | None = Field(default=None, ge=1)
     image_column: str | None = None
     label_column: str | None = None
 

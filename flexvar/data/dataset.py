@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from io import BytesIO
 from itertools import islice
 from typing import Any, NamedTuple
@@ -13,6 +14,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from flexvar.data.buckets import Buckets, sort_in
 from flexvar.data.config import DataConfig, Split
 from flexvar.data.sampler import Key, random_source
 from flexvar.data.shards import ShardPictures
@@ -82,10 +84,27 @@ class Dataset:
             flip=flip and augment,
             recolor=config.recolor if augment else 0.0,
         )
+        self.buckets = self._buckets()
         self.unreadable: dict[str, str] = {}
         self._tells_small = config.source not in BUILT_IN
         self._kept: dict[int, Image.Image] = {}
         self._room = config.cache_mb * 2**20
+
+    def _buckets(self) -> Buckets | None:
+        if self.config.buckets is None:
+            return None
+        if isinstance(self.pictures, ShardPictures):
+            raise FlexvarError(
+                "buckets: pictures in shards come in the order of a stream, whose shapes are not "
+                "known beforehand; unpack them into a folder, or leave the option out."
+            )
+        return sort_in(self.pictures, self.config.height_width, self.config.buckets)
+
+    def _rule(self, index: int) -> Rule:
+        """The rule of a picture: its own size where there are buckets."""
+        if self.buckets is None:
+            return self.rule
+        return replace(self.rule, size=self.buckets.sizes[self.buckets.of[index]])
 
     @property
     def num_classes(self) -> int:
@@ -94,7 +113,7 @@ class Dataset:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) of every sample in pixels."""
+        """(height, width) of every sample in pixels; with buckets, of those of that shape."""
         return self.rule.size
 
     @property
@@ -147,8 +166,9 @@ class Dataset:
 
     def fingerprint(self) -> str:
         """A text that changes when the pictures or the rule that crops them do."""
-        # Columns that are not named are no option, so that what was made before stays valid.
-        unnamed = {key for key in ("image_column", "label_column") if not getattr(self.config, key)}
+        # What is not asked for is no option, so that what was made before stays valid.
+        later = ("image_column", "label_column", "buckets")
+        unnamed = {key for key in later if getattr(self.config, key) is None}
         options = self.config.model_dump(exclude={"cache_mb", *unnamed})
         parts = (options, self.class_names, self.split, self.rule, self.pictures.state())
         return hashlib.sha256(repr(parts).encode("utf-8", "surrogateescape")).hexdigest()[:32]
@@ -214,21 +234,30 @@ class Dataset:
                 # A stream has no other pictures at hand than those that came together.
                 request = requests[(place + attempt) % len(requests)]
                 if isinstance(request, RawRequest):
+                    rule = self.rule
                     prepared, label = self._decode(request.raw, small), request.raw.label
                     captions = request.raw.captions
                 else:
                     assert not isinstance(self.pictures, ShardPictures)
                     index = key.number % len(self.pictures)
                     if attempt:
-                        index = int(random.random() * len(self.pictures))
+                        index = self._another(index, random.random())
                     prepared, label = self._prepared(index, small), self.pictures.label(index)
-                    captions = self.captions(index)
+                    captions, rule = self.captions(index), self._rule(index)
             except UnreadableError as error:
                 unreadable[error.name] = error.reason
                 continue
-            image = self.rule.cut(prepared, random if self.augment else None)
+            image = rule.cut(prepared, random if self.augment else None)
             return Sample(to_tensor(image), label), captions
         return None
+
+    def _another(self, index: int, drawn: float) -> int:
+        """A picture in place of one that cannot be read, of the same size."""
+        if self.buckets is None:
+            assert not isinstance(self.pictures, ShardPictures)
+            return int(drawn * len(self.pictures))
+        members = self.buckets.members(self.buckets.of[index])
+        return members[int(drawn * len(members))]
 
     def _prepared(self, index: int, small: dict[str, tuple[int, int]]) -> Image.Image:
         if (kept := self._kept.get(index)) is not None:
@@ -236,10 +265,10 @@ class Dataset:
         assert not isinstance(self.pictures, ShardPictures)
         name = self.pictures.name(index)
         try:
-            image = self.pictures.open(index, self.rule.enough)
+            image = self.pictures.open(index, self._rule(index).enough)
         except FlexvarError as error:
             raise UnreadableError(name, str(error)) from None
-        prepared = self._prepare(image, name, small)
+        prepared = self._prepare(image, name, small, self._rule(index))
         self._room -= 3 * prepared.width * prepared.height
         if self._room >= 0:
             self._kept[index] = prepared
@@ -250,14 +279,14 @@ class Dataset:
             image = open_image(BytesIO(raw.data), enough=self.rule.enough, name=raw.name)
         except FlexvarError as error:
             raise UnreadableError(raw.name, str(error)) from None
-        return self._prepare(image, raw.name, small)
+        return self._prepare(image, raw.name, small, self.rule)
 
     def _prepare(
-        self, image: Image.Image, name: str, small: dict[str, tuple[int, int]]
+        self, image: Image.Image, name: str, small: dict[str, tuple[int, int]], rule: Rule
     ) -> Image.Image:
-        if image.height < self.size[0] or image.width < self.size[1]:
+        if image.height < rule.size[0] or image.width < rule.size[1]:
             small[name] = (image.height, image.width)
-        return self.rule.prepare(image)
+        return rule.prepare(image)
 
     def __getstate__(self) -> Mapping[str, Any]:
         # A process that decodes fills its own cache; sending this one along costs more.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from flexvar.data.buckets import bucketed_keys, one_size_each
 from flexvar.data.dataset import Dataset, Fetched, RawRequest
 from flexvar.data.sampler import Key, Stream, keys
 from flexvar.data.shards import ShardPictures
@@ -66,6 +67,8 @@ def batches(
     stream = Stream(len(dataset), batch_size, start, rank, world, epochs)
     if isinstance(dataset.pictures, ShardPictures):
         requests = _from_shards(dataset.pictures, stream, seed)
+    elif dataset.buckets is not None:
+        requests = bucketed_keys(dataset.buckets, len(dataset), stream, seed)
     else:
         requests = keys(stream, seed)
     return _batches(dataset, requests, workers, context)
@@ -99,6 +102,10 @@ def ordered_batches(
         )
     else:
         samples = (Key(n * len(dataset) // total) for n in range(rank, total, world))
+        if dataset.buckets is not None:
+            own = [Key(n * len(dataset) // total) for n in range(rank, total, world)]
+            parts = one_size_each(dataset.buckets, own, batch_size)
+            return _batches(dataset, parts, workers, context)
     return _batches(dataset, _grouped(samples, batch_size), workers, context)
 
 

@@ -29,7 +29,7 @@ from flexvar.components.conditioner import each, takes
 from flexvar.config import ModelConfig
 from flexvar.data import Batch, ordered_batches
 from flexvar.errors import FlexvarError
-from flexvar.layout import Layout
+from flexvar.layout import Grid, Layout
 from flexvar.metrics.token_loss import scale_figures, token_losses
 from flexvar.model import NextScaleModel
 from flexvar.pipeline import Pipeline
@@ -95,6 +95,8 @@ class ModelStage(Stage):
                     f"data.size: {size[0]}x{size[1]} px is no whole number of cells of the "
                     f"tokenizer's stride {stride}."
                 )
+        if self.train_data.buckets is not None:
+            self._check_buckets(stride)
         self.last = grid_of(size, stride)
         self.usual = self._usual_layout(model)
         peak = peak_rate(recipe.optimiser, images_per_step)
@@ -102,6 +104,19 @@ class ModelStage(Stage):
         self.count = sum(p.numel() for p in model.parameters())
         self.device = torch.device("cpu")
         self.cache: LatentCache | None = None
+
+    def _check_buckets(self, stride: int) -> None:
+        step = self.recipe.data.buckets
+        if step is None or step % stride:
+            raise FlexvarError(
+                f"data.buckets: {step} px is no whole number of cells of the tokenizer's stride "
+                f"{stride}."
+            )
+        if self.recipe.cache is not None:
+            raise FlexvarError(
+                "cache: latents of pictures of several sizes are not kept; leave out the cache, "
+                "or data.buckets."
+            )
 
     def _check_labels(self) -> None:
         count = self.config.num_classes
@@ -122,14 +137,21 @@ class ModelStage(Stage):
         fitting = [layout for layout in known if layout.last == self.last]
         return fitting[0] if fitting else self.schedule.grids(self.last)
 
-    def layout(self, step: int) -> Layout:
-        """The list of grids of a step, the same on all processes."""
+    def layout(self, step: int, batch: Batch | None = None) -> Layout:
+        """The list of grids of a step, the same on all processes, up to that of its pictures."""
         rng = random.Random(derived_seed(self.recipe.seed, "layout", step))
-        layout = self.training_schedule.grids(self.last, rng=rng)
+        layout = self.training_schedule.grids(self._last(batch), rng=rng)
         # Drawn only where it is asked for, so that the lists of other runs stay as they are.
         if self.recipe.coarse and rng.random() < self.recipe.coarse and len(layout) > 2:
             return Layout(layout.grids[: rng.randint(2, len(layout) - 1)])
         return layout
+
+    def _last(self, batch: Batch | None) -> Grid:
+        """The latent grid of a batch; with buckets each has one of its own."""
+        if batch is None or self.train_data.buckets is None:
+            return self.last
+        height, width = batch.images_B3HW.shape[-2:]
+        return grid_of((height, width), self.tokenizer.space.stride)
 
     def place(self, accelerator: Accelerator) -> None:
         """The tokenizer goes to the device; the cache of latents is made or opened."""
@@ -202,7 +224,7 @@ class ModelStage(Stage):
 
     def backward(self, batch: Batch, step: Step) -> Metrics:
         """The objective's loss of all tokens; loss and accuracy of every scale for the log."""
-        layout, rng = self.layout(step.number), self._rng(step)
+        layout, rng = self.layout(step.number, batch), self._rng(step)
         pairs = self._pairs(batch, layout, rng)
         condition = self._condition(batch, step)
         logits, losses_BL, loss = self._pass(condition, pairs, layout, step)
@@ -228,7 +250,7 @@ class ModelStage(Stage):
 
     def probe(self, batch: Batch, step: Step) -> None:
         """The model's forward pass."""
-        layout = self.layout(step.number)
+        layout = self.layout(step.number, batch)
         pairs = self._pairs(batch, layout, self._rng(step))
         condition = self._condition(batch, step)
         with step.accelerator.autocast():
@@ -260,7 +282,7 @@ class ModelStage(Stage):
     def validate(self, pipe: Pipeline) -> dict[str, float]:
         """Loss and accuracy of every scale of the usual list, their mean, and the last one's."""
         sums: dict[str, float] = {}
-        seen = 0
+        seen: dict[str, int] = {}
         stream = ordered_batches(
             self.validation_data,
             batch_size=self.recipe.batch_size,
@@ -270,15 +292,18 @@ class ModelStage(Stage):
             images = batch.images_B3HW.to(pipe.device)
             values = conditions.values(pipe.model.conditioner, batch, self.config.class_names)
             condition = pipe.collate(values)
-            maps = pipe.tokenizer.encode(images, self.usual)
-            inputs_BLC = teacher_forcing(pipe.tokenizer, maps, self.usual)
-            logits_BLV = pipe.model(condition, inputs_BLC, self.usual)
+            last = self._last(batch)
+            usual = self.usual if last == self.last else self.schedule.grids(last)
+            maps = pipe.tokenizer.encode(images, usual)
+            inputs_BLC = teacher_forcing(pipe.tokenizer, maps, usual)
+            logits_BLV = pipe.model(condition, inputs_BLC, usual)
             losses_BL = token_losses(logits_BLV, targets(maps))
-            figures = scale_figures(losses_BL, logits_BLV, targets(maps), self.usual)
+            figures = scale_figures(losses_BL, logits_BLV, targets(maps), usual)
             for key, value in ({"validation_loss": losses_BL.mean()} | figures).items():
                 sums[key] = sums.get(key, 0.0) + float(value) * len(images)
-            seen += len(images)
-        return {key: value / max(seen, 1) for key, value in sums.items()}
+                # Pictures of another shape may have another number of scales.
+                seen[key] = seen.get(key, 0) + len(images)
+        return {key: value / max(seen[key], 1) for key, value in sums.items()}
 
     def picture(self, pipe: Pipeline) -> Image.Image:
         """A row per class or prompt at fixed seeds."""

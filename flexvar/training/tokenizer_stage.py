@@ -71,6 +71,10 @@ class TokenizerStage(Stage):
         self._quantize = "quantise" if "quantise" in names else "quantize"
         self.space, self.schedule = tokenizer.space, parts.schedule
         size = self.train_data.size
+        if self.train_data.buckets is not None:
+            raise FlexvarError(
+                "data.buckets: a tokenizer learns from crops of one size; leave the option out."
+            )
         for side in size:
             if side % self.space.stride:
                 raise FlexvarError(

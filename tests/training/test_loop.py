@@ -243,3 +243,25 @@ def test_frozen_parts_stay(tmp_path: Path, tokenizer_recipe: Any, trained_tokeni
         assert torch.equal(one[name], other[name]) == name.startswith(frozen), name
     with pytest.raises(FlexvarError, match=r"freeze: no parameter.*'encode'.*encoder"):
         train(tokenizer_recipe(tmp_path / "b", freeze=("encode",)), device="cpu", say=quiet)
+
+
+def test_a_model_learns_from_pictures_of_several_shapes(
+    tmp_path: Path, model_recipe: Any, trained_tokenizer: Path
+) -> None:
+    from PIL import Image
+
+    (tmp_path / "data" / "a").mkdir(parents=True)
+    for number, size in enumerate([(40, 40), (40, 80), (80, 40)] * 5):
+        color = (16 * number, 100, 60)
+        Image.new("RGB", size, color).save(tmp_path / "data" / "a" / f"{number}.png")
+    recipe = model_recipe(trained_tokenizer, tmp_path / "run", steps=6)
+    data = recipe.data.model_copy(
+        update={
+            "source": str(tmp_path / "data"),
+            "buckets": 8,
+            "classes": None,
+            "val_fraction": 0.2,
+        }
+    )
+    figures = train(recipe.model_copy(update={"data": data}), device="cpu", say=quiet)
+    assert figures["validation_loss"] > 0
