@@ -247,7 +247,7 @@ def _merged(parts: list[tuple[Any, Any]]) -> dict[str, Any]:
 
 def _read_torch(path: Path) -> Any:
     """What torch.save wrote; nothing but tensors and plain values is made of it."""
-    archive = zipfile.is_zipfile(path)
+    archive = _starts(path).startswith(b"PK")  # is_zipfile raises for some that are broken
     protocol = _check_archive(path) if archive else _protocol(_starts(path))
     try:
         with warnings.catch_warnings():
