@@ -12,7 +12,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from flexvar.components import TokenSpace
-from flexvar.metrics.perplexity import code_counts, perplexity
+from flexvar.metrics.perplexity import code_counts, perplexity, usage
 from flexvar.training.recipe import CodebookConfig
 
 # Lloyd's iterations; the codebook goes on learning afterwards.
@@ -24,12 +24,15 @@ class CodebookCare:
     """Watches how often codes are used over all processes, and puts unused ones back to work.
 
     A codebook is (V,C), or (G,V,C/G): one for each part of a token, over its share of the
-    channels. use_GV: each code's share of all tokens of its part lately; each row sums to 1.
+    channels. use_GV: each code's share of all tokens of its part lately; each row sums to 1, and a
+    revived code has an even share until it is looked at again. lately_GV: the same of the last
+    grid's tokens, as they are, for the log.
     """
 
     def __init__(self, config: CodebookConfig, space: TokenSpace) -> None:
         self.config = config
         self.use_GV = torch.full((space.groups, space.vocab_size), 1 / space.vocab_size)
+        self.lately_GV = torch.zeros_like(self.use_GV)
 
     @torch.no_grad()
     def initialise(self, codes: nn.Parameter, vectors_NC: Tensor, seed: int) -> None:
@@ -49,13 +52,22 @@ class CodebookCare:
             book_VC.copy_(broadcast(fresh.to(book_VC)))
 
     @torch.no_grad()
-    def observe(self, maps: Sequence[Tensor], accelerator: Accelerator) -> None:
-        """Count the codes in the maps of one step, over all processes."""
+    def observe(
+        self, maps: Sequence[Tensor], accelerator: Accelerator, last: Sequence[Tensor] | None = None
+    ) -> None:
+        """Count the codes in the maps of one step, over all processes.
+
+        last: those of them that are of the last grid; all unless given.
+        """
+        self.use_GV.lerp_(self._share(maps, accelerator), 1 - self.config.memory)
+        share_GV = self._share(maps if last is None else last, accelerator)
+        self.lately_GV.lerp_(share_GV, 1 - self.config.memory)
+
+    def _share(self, maps: Sequence[Tensor], accelerator: Accelerator) -> Tensor:
         groups, vocab_size = self.use_GV.shape
         counts_GV = code_counts(maps, vocab_size, groups).view(groups, vocab_size).float()
         counts_GV = accelerator.reduce(counts_GV, reduction="sum")
-        share_GV = counts_GV / counts_GV.sum(dim=1, keepdim=True)
-        self.use_GV.lerp_(share_GV, 1 - self.config.memory)
+        return counts_GV / counts_GV.sum(dim=1, keepdim=True)
 
     @torch.no_grad()
     def revive(
@@ -98,10 +110,9 @@ class CodebookCare:
     def usage(self) -> tuple[float, float]:
         """Share of codes in use, and perplexity: how many evenly used codes would be as rich.
 
-        Of tokens of several parts, the mean over the parts.
+        Of the last grid's tokens lately, as validation has it of its pictures.
         """
-        alive = (self.use_GV >= self.config.revive_below / self.use_GV.shape[1]).float().mean()
-        return float(alive), perplexity(self.use_GV)
+        return usage(self.lately_GV), perplexity(self.lately_GV)
 
 
 def by_part(codes: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from flexvar.images import sheets
-from flexvar.metrics.perplexity import code_counts, perplexity
+from flexvar.metrics.perplexity import code_counts, perplexity, usage
 from flexvar.metrics.picture import SSIM_WINDOW, psnr, ssim
 from flexvar.pipeline import Pipeline
 from flexvar.sequence import decode_scales
@@ -50,7 +50,7 @@ def tokenizer_figures(
                 sums[key] = sums.get(key, 0.0) + float(value_B.sum())
     result = {key: value / max(seen, 1) for key, value in sums.items()}
     for grid, count_GV in zip(layout, counts, strict=True):
-        result[f"usage/{grid}"] = float((count_GV > 0).float().mean())
+        result[f"usage/{grid}"] = usage(count_GV)
         result[f"perplexity/{grid}"] = perplexity(count_GV)
     return result | {key: result[f"{key}/{layout.last}"] for key in ("psnr", "usage", "perplexity")}
 

@@ -98,6 +98,7 @@ class TokenizerStage(Stage):
             self.players["judge"] = Player(judge, config, judge_peak)
         self._vectors: tuple[Tensor, ...] = ()
         self._maps: list[Tensor] = []
+        self._last: list[Tensor] = []
 
     def grids(self, step: int) -> tuple[Grid, ...]:
         """The grids of a step, the latent's own last; the same on all processes."""
@@ -125,6 +126,7 @@ class TokenizerStage(Stage):
             )
         self.losses.to(accelerator.device)
         self.care.use_GV = self.care.use_GV.to(accelerator.device)
+        self.care.lately_GV = self.care.lately_GV.to(accelerator.device)
 
     @property
     def first_choice(self) -> int:
@@ -195,8 +197,9 @@ class TokenizerStage(Stage):
             accelerator.backward(judgement / step.accumulate)
             metrics["judge"] = judgement.detach()
         if step.micro == 0:
-            self._maps = []
+            self._maps, self._last = [], []
         self._maps += output.maps
+        self._last.append(output.maps[-1])
         self._vectors = output.vectors
         return {"loss": loss.detach(), **metrics}
 
@@ -210,7 +213,7 @@ class TokenizerStage(Stage):
         """Count the codes of the step; now and then revive unused ones."""
         if step < self.first_choice:
             return {}
-        self.care.observe(self._maps, accelerator)
+        self.care.observe(self._maps, accelerator, self._last)
         config, revived = self.recipe.codebook, 0
         due = config.revive_every and step > self.first_choice and step % config.revive_every == 0
         if due and self.learns_codes and step < config.revive_until * self.recipe.steps:
@@ -231,11 +234,12 @@ class TokenizerStage(Stage):
 
     def state(self) -> dict[str, Any]:
         """The use of codes."""
-        return {"use": self.care.use_GV.cpu()}
+        return {"use": self.care.use_GV.cpu(), "lately": self.care.lately_GV.cpu()}
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Take over the use of codes."""
         self.care.use_GV.copy_(state["use"])
+        self.care.lately_GV.copy_(state.get("lately", state["use"]))
 
     def pipeline(self, weights: dict[str, Tensor]) -> Pipeline:
         """A tokenizer alone."""

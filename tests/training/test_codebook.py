@@ -12,7 +12,7 @@ from torch import nn
 from flexvar import Grid
 from flexvar.build import build
 from flexvar.components import TokenSpace, TrainableTokenizer
-from flexvar.metrics.perplexity import code_counts, perplexity
+from flexvar.metrics.perplexity import code_counts, perplexity, usage
 from flexvar.training.codebook import CodebookCare, kmeans
 from flexvar.training.recipe import CodebookConfig
 
@@ -115,6 +115,17 @@ def test_usage_and_perplexity() -> None:
     counts = code_counts([torch.tensor([[[0, 0]]]), torch.tensor([[[1, 1]]])], 4)
     assert counts.tolist() == [2, 2, 0, 0]
     assert perplexity(counts) == pytest.approx(2)
+
+
+def test_a_revived_code_is_in_use_only_when_a_token_takes_it() -> None:
+    care = CodebookCare(CodebookConfig(memory=0.5), TokenSpace(4, 2, 1))
+    codes = nn.Parameter(torch.randn(4, 2))
+    for _ in range(9):
+        care.observe([torch.tensor([[[0, 1]]])], Accelerator(cpu=True))
+    optimiser = torch.optim.AdamW([codes])
+    assert care.revive(codes, torch.randn(8, 2), 0, optimiser) == 2
+    # As validation counts the same tokens.
+    assert care.usage()[0] == usage(torch.tensor([9, 9, 0, 0])) == 0.5
 
 
 def test_parts_are_counted_each_for_itself() -> None:

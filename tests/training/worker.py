@@ -81,7 +81,7 @@ def watch(report: Path) -> None:
                 "parameters": sum(p.numel() for p in parameters),
                 "held": sum(p.numel() for p in local),
                 "codes": None if codes is None else digest(codes),
-                "use": None if codes is None else digest(self.stage.care.use_V),  # type: ignore[attr-defined]
+                "use": None if codes is None else digest(self.stage.care.use_GV),  # type: ignore[attr-defined]
             }
             rank = self.accelerator.process_index
             Path(f"{report}.{rank}").write_text(json.dumps(facts))
