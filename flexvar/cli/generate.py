@@ -53,6 +53,13 @@ def generate(
             help="Also write each image after every scale, as a strip and an animation.",
         ),
     ] = False,
+    adapter: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What LoRA learned: DIR, or DIR:0.7 for a share of it; again for more.",
+            show_default=False,
+        ),
+    ] = None,
     **sampling: Any,
 ) -> None:
     """Generate images of the given classes, or of words.
@@ -81,6 +88,10 @@ def generate(
     from flexvar.scales import Scales
 
     pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype, preset=preset)
+    if adapter:
+        from flexvar.adapters import adapt, parse_adapter
+
+        pipe = adapt(pipe, [parse_adapter(text) for text in adapter])
     kind = takes(pipe.model.conditioner)
     if not label and not prompt and kind != "nothing":
         raise FlexvarError(

@@ -139,7 +139,8 @@ class Loop:
         if not (validating or drawing or saving):
             return None
         figures: dict[str, float] = {}
-        pipe = self.pipeline()
+        weights = self._weights()
+        pipe = self._pipeline_of(weights)
         best = False
         if pipe is not None:
             if validating:
@@ -152,9 +153,12 @@ class Loop:
                 self.run.save_picture(picture, self.step)
                 reporter.picture(self.step, picture)
         if saving:
-            self._save(pipe)
+            self._save(pipe, weights)
             if best and self.best is not None:
                 self.run.set_best(self.step, self.best)
+        if done and pipe is not None:
+            for line in self.stage.conclude(pipe.to(self.accelerator.device)):
+                self.say(line)
         self.accelerator.wait_for_everyone()
         return figures
 
@@ -229,7 +233,9 @@ class Loop:
 
     def pipeline(self) -> Pipeline | None:
         """A pipeline of the averaged weights on this device, on the main process; else None."""
-        weights = self._weights()
+        return self._pipeline_of(self._weights())
+
+    def _pipeline_of(self, weights: dict[str, Tensor]) -> Pipeline | None:
         if not self.accelerator.is_main_process:
             return None
         return self.stage.pipeline(weights).to(self.accelerator.device)
@@ -239,13 +245,14 @@ class Loop:
         weights = full_tensors(self.bare.state_dict())
         return weights | (full_tensors(self.ema.weights) if self.ema is not None else {})
 
-    def _save(self, pipe: Pipeline | None) -> None:
+    def _save(self, pipe: Pipeline | None, weights: dict[str, Tensor]) -> None:
         state = state_of(self)
         if pipe is not None:
             # The checkpoint comes last: a run that is killed in between does these steps again,
             # and one whose checkpoint says that it is finished has its pipeline.
             try:
                 pipe.to("cpu").save_pretrained(self.run.path)
+                self.stage.save_more(self.run.path, weights)
             except CheckpointError as error:
                 raise CheckpointError(f"{error}{self.run.whole()}") from None
             self.run.save(state, keep=self.stage.recipe.keep)

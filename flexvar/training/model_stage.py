@@ -14,8 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from flexvar import images
+from flexvar.adapters import weights_digest
 from flexvar.build import build, component, plan, settle
-from flexvar.checkpoint import CheckpointConfig, Trained, load_weights
+from flexvar.checkpoint import CheckpointConfig, Trained
 from flexvar.checkpoint import load as load_checkpoint
 from flexvar.components import (
     Facts,
@@ -27,7 +28,7 @@ from flexvar.components import (
 )
 from flexvar.components.conditioner import each, takes
 from flexvar.config import ModelConfig
-from flexvar.data import Batch, ordered_batches
+from flexvar.data import Batch, Dataset, ordered_batches
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid, Layout
 from flexvar.metrics.token_loss import scale_figures, token_losses
@@ -36,9 +37,13 @@ from flexvar.pipeline import Pipeline
 from flexvar.sequence import targets, teacher_forcing
 from flexvar.training import conditions
 from flexvar.training.latents import LatentCache, weights_hash
-from flexvar.training.optimiser import peak_rate
+from flexvar.training.lora import Lora, add_lora
+from flexvar.training.memorisation import MOST, memorisation
+from flexvar.training.optimiser import freeze, peak_rate
 from flexvar.training.recipe import ModelRecipe
 from flexvar.training.stage import Metrics, Player, Stage, Step, derived_seed, grid_of
+from flexvar.training.starting import Base, completed, load_base, take_over
+from flexvar.training.words import count
 
 MOST_SAMPLES = 16
 
@@ -50,7 +55,11 @@ class ModelStage(Stage):
     better = "validation_loss"
 
     def __init__(self, recipe: ModelRecipe, images_per_step: int) -> None:
-        self.recipe: ModelRecipe = recipe
+        base = None if recipe.start_from is None else load_base(recipe.start_from)
+        self.recipe: ModelRecipe = recipe if base is None else completed(recipe, base)
+        recipe = self.recipe
+        assert recipe.tokenizer is not None
+        assert recipe.backbone is not None
         self.open_data()
         tokenizer_config, tokenizer_parts = load_checkpoint(recipe.tokenizer)
         self.tokenizer_config = tokenizer_config.model.tokenizer
@@ -69,12 +78,12 @@ class ModelStage(Stage):
         self._check_labels()
         torch.manual_seed(derived_seed(recipe.seed, "weights"))
         model = self._fresh(self.config)
-        if recipe.start_from is not None:
-            _, start = load_checkpoint(recipe.start_from)
-            if start.model is None:
-                raise FlexvarError(f"start_from: {recipe.start_from} is a tokenizer alone.")
-            source = f"start_from ({recipe.start_from})"
-            load_weights(model, start.model.state_dict(), source)
+        self.notes = [] if base is None else take_over(model, base, self.train_data.class_names)
+        self.count = sum(p.numel() for p in model.parameters())
+        self.lora = None if base is None else self._lora(model, base)
+        if recipe.freeze:
+            frozen = freeze(model, recipe.freeze)
+            self.notes.append(f"{count(frozen, 'tensor')} of weights stay as they are (freeze)")
         if recipe.activation_checkpointing:
             switch = getattr(model.backbone, "checkpoint_activations", None)
             if switch is None:
@@ -101,7 +110,6 @@ class ModelStage(Stage):
         self.usual = self._usual_layout(model)
         peak = peak_rate(recipe.optimiser, images_per_step)
         self.players = {"main": Player(model, recipe.optimiser, peak)}
-        self.count = sum(p.numel() for p in model.parameters())
         self.device = torch.device("cpu")
         self.cache: LatentCache | None = None
 
@@ -117,6 +125,18 @@ class ModelStage(Stage):
                 "cache: latents of pictures of several sizes are not kept; leave out the cache, "
                 "or data.buckets."
             )
+
+    def _lora(self, model: NextScaleModel, base: Base) -> Lora | None:
+        if self.recipe.lora is None:
+            return None
+        digest = weights_digest(base.model)
+        added = add_lora(model, self.recipe.lora, base=digest, source=base.source)
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        self.notes.append(
+            f"LoRA of rank {self.recipe.lora.rank}: {trained / 1e3:.0f} k numbers are trained, "
+            f"{trained / self.count:.1%} of the model's"
+        )
+        return added
 
     def _check_labels(self) -> None:
         count = self.config.num_classes
@@ -261,6 +281,8 @@ class ModelStage(Stage):
         """Model and tokenizer."""
         parts = build(self.config)
         assert parts.model is not None
+        if self.lora is not None:
+            weights = self.lora.merged(weights)
         parts.model.load_state_dict(weights)
         own = cast(nn.Module, self.tokenizer).state_dict()
         cast(nn.Module, parts.tokenizer).load_state_dict({k: v.cpu() for k, v in own.items()})
@@ -336,8 +358,43 @@ class ModelStage(Stage):
             return {"prompts": list(pictures.images_B3HW / 2 + 0.5)}
         return {"prompts": [None] * MOST_SAMPLES}
 
+    def save_more(self, directory: Path, weights: dict[str, Tensor]) -> None:
+        """The adapter, of a run with LoRA."""
+        if self.lora is not None:
+            self.lora.save(directory / "adapter", weights, self.train_data.class_names)
+
+    @torch.inference_mode()
+    def conclude(self, pipe: Pipeline) -> list[str]:
+        """What was found of memorisation."""
+        wanted = self.recipe.memorisation
+        if not wanted or self.train_data.streams:
+            return []
+        asked = self._sampled(pipe)
+        (kind, values), steps = next(iter(asked.items())), [(g.h, g.w) for g in self.usual]
+        batch_size = self.recipe.batch_size
+
+        def samples() -> Iterator[Tensor]:
+            for first in range(0, wanted, batch_size):
+                part = range(first, min(first + batch_size, wanted))
+                of: dict[str, Any] = {kind: [values[n % len(values)] for n in part]}
+                made = pipe(**of, seed=self.recipe.seed, first_index=first, output="tensor",
+                            progress=False, steps=steps)  # fmt: skip
+                yield made.images * 2 - 1
+
+        found = memorisation(
+            samples(),
+            self._in_order(self.validation_data, self.recipe.validation_images),
+            self._in_order(self.train_data, MOST),
+        )
+        return [found.line()]
+
+    def _in_order(self, data: Dataset, limit: int) -> Iterator[Tensor]:
+        stream = ordered_batches(data, batch_size=self.recipe.batch_size, limit=limit)
+        return (batch.images_B3HW for batch in stream)
+
     def describe(self) -> list[str]:
-        """Parts, parameters, tokens per image."""
+        """Parts, parameters, tokens per image, and what the run takes over."""
+        assert self.recipe.backbone is not None
         drawn = [self.layout(step) for step in range(64)]
         tokens = sum(layout.tokens for layout in drawn) / len(drawn)
         lengths = [len(layout) for layout in drawn]
@@ -347,6 +404,7 @@ class ModelStage(Stage):
             f"{self.train_data.size[0]}x{self.train_data.size[1]} px, latent {self.last}: "
             f"{self.usual.tokens} tokens per image in {len(self.usual)} steps ({self.usual}); "
             f"in training {tokens:.0f} on average, in {min(lengths)} to {max(lengths)} steps",
+            *self.notes,
         ]
 
     def next_command(self, directory: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
@@ -60,17 +61,28 @@ def rate_factor(config: OptimiserConfig, step: int, steps: int) -> float:
     return config.final + (1 - config.final) * (1 - passed) / (1 - config.flat)
 
 
-def freeze(module: nn.Module, prefixes: Sequence[str]) -> None:
-    """Keep parameters with these prefixes as they are. Raises `FlexvarError` for one unknown."""
-    for prefix in prefixes:
-        found = [p for name, p in module.named_parameters() if f"{name}.".startswith(f"{prefix}.")]
+def freeze(module: nn.Module, names: Sequence[str]) -> int:
+    """Keep parameters as they are, and return how many tensors they are.
+
+    names: beginnings of names up to a dot, or patterns with ``*``, ``?`` and ``[...]``.
+    Raises `FlexvarError` for one that fits none.
+    """
+    frozen = set()
+    for wanted in names:
+        found = [
+            (name, p)
+            for name, p in module.named_parameters()
+            if f"{name}.".startswith(f"{wanted}.") or fnmatchcase(name, wanted)
+        ]
         if not found:
-            names = dict.fromkeys(n.split(".")[0] for n, _ in module.named_parameters())
+            known = dict.fromkeys(n.split(".")[0] for n, _ in module.named_parameters())
             raise FlexvarError(
-                f"freeze: no parameter is called {prefix!r}. There are {', '.join(names)}."
+                f"freeze: no parameter is called {wanted!r}. There are {', '.join(known)}."
             )
-        for parameter in found:
+        for name, parameter in found:
             parameter.requires_grad_(False)
+            frozen.add(name)
+    return len(frozen)
 
 
 class Ema:

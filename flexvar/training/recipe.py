@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import Field, field_validator, model_validator
@@ -62,8 +62,10 @@ class TrainRecipe(ComponentConfig):
     start_from: a checkpoint whose weights training starts from (fine-tuning). workers: processes
     that decode pictures ahead. log_every, validate_every, sample_every, save_every: in steps; 0
     is never (a run always saves and validates at its end). keep: how many of the latest
-    checkpoints stay, beside the best. validation_images: at most so many. tensorboard: write
-    logs for it. patience: consecutive steps that may be skipped for non-finite numbers.
+    checkpoints stay, beside the best. validation_images: at most so many. tensorboard: whether
+    figures and samples go there where no tracker is named. tracker: where they go, by accelerate's
+    names: tensorboard, wandb, mlflow, ..., or several; none is nowhere. tracker_project: what the
+    run belongs to there. patience: consecutive steps that may be skipped for non-finite numbers.
     stop_after: save and stop after so many steps of this session, as Ctrl-C would.
     """
 
@@ -85,8 +87,22 @@ class TrainRecipe(ComponentConfig):
     keep: int = Field(default=2, ge=1)
     validation_images: int = Field(default=64, ge=1)
     tensorboard: bool = True
+    tracker: tuple[str, ...] | None = None
+    tracker_project: str = "flexvar"
     patience: int = Field(default=3, ge=0)
     stop_after: int | None = Field(default=None, ge=1)
+
+    @property
+    def trackers(self) -> tuple[str, ...]:
+        """Where figures and samples go."""
+        return (("tensorboard",) * self.tensorboard) if self.tracker is None else self.tracker
+
+    @field_validator("tracker", mode="before")
+    @classmethod
+    def _accept_bare_tracker(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return () if value == "none" else (value,)
+        return value
 
     @field_validator("data", mode="before")
     @classmethod
@@ -174,6 +190,18 @@ class CacheConfig(ComponentConfig):
     views: int = Field(default=8, ge=1)
 
 
+class LoraOptions(ComponentConfig):
+    """Small matrices that are trained beside frozen ones (LoRA, arXiv 2106.09685).
+
+    rank: of their product. alpha: it is scaled by alpha / rank; twice the rank unless given.
+    targets: names of the linear layers that get them.
+    """
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float | None = Field(default=None, gt=0)
+    targets: tuple[str, ...] = ("qkv", "out", "mlp_in", "mlp_out", "in_proj", "out_proj")
+
+
 class ModelRecipe(TrainRecipe):
     """Stage 2: the prediction model over a trained tokenizer.
 
@@ -186,10 +214,15 @@ class ModelRecipe(TrainRecipe):
     sample_prompts: what those are of. samples_per_label: pictures of each there.
     coarse: share of the steps whose list ends early, at one of its coarser grids: cheap steps, in
     which a model learns what a picture is of; only for tokenizers whose scales are whole pictures.
+
+    With start_from, tokenizer, backbone and what else is left out are that model's. freeze:
+    beginnings or patterns (``blocks.*.mlp*``) of names of weights that stay as they are. lora: see
+    `LoraOptions`; all else is frozen. memorisation: samples that are compared with the training
+    pictures at the end; 0 is none.
     """
 
-    tokenizer: str
-    backbone: ComponentSpec
+    tokenizer: str | None = None
+    backbone: ComponentSpec | None = None
     position: ComponentSpec = ComponentSpec(name="learned2d")
     schedule: ComponentSpec = ComponentSpec(name="ladder")
     conditioner: ComponentSpec = ComponentSpec(name="label")
@@ -203,6 +236,19 @@ class ModelRecipe(TrainRecipe):
     sample_labels: tuple[int, ...] | None = None
     sample_prompts: tuple[str, ...] | None = None
     samples_per_label: int = Field(default=1, ge=1)
+    freeze: tuple[str, ...] = ()
+    lora: LoraOptions | None = None
+    memorisation: int = Field(default=0, ge=0)
+
+    @model_validator(mode="after")
+    def _something_to_train(self) -> Self:
+        if self.start_from is None:
+            for name in ("tokenizer", "backbone"):
+                if getattr(self, name) is None:
+                    raise ValueError(f"{name}: missing; it has to be given, or start_from")
+            if self.lora is not None:
+                raise ValueError("lora: needs start_from=MODEL, the model that it changes")
+        return self
 
     @field_validator("presets")
     @classmethod

@@ -1,4 +1,4 @@
-"""What a run says: lines for a person, JSON lines for programs, TensorBoard."""
+"""What a run says: lines for a person, JSON lines for programs, trackers."""
 
 from __future__ import annotations
 
@@ -7,18 +7,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
-from typing import Any, Self
+from typing import Self
 
-import numpy as np
 import torch
 from accelerate import Accelerator
 from PIL import Image
 from torch import Tensor
 
-from flexvar.errors import FlexvarError
 from flexvar.training.recipe import TrainRecipe
 from flexvar.training.run import RunDirectory
+from flexvar.training.trackers import Trackers
 
 # Told after every step: how many are done, of how many, and loss, pace and time left in words.
 Advance = Callable[[int, int, str], None]
@@ -42,7 +40,7 @@ class Reporter:
         self.images_per_step = images_per_step
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
-        self.writer: Any = _tensorboard(run, step) if recipe.tensorboard and run.write else None
+        self.trackers = Trackers(run, recipe, say, step) if run.write else None
         self.seconds, self.steps, self.left_from = 0.0, 0, time.perf_counter()
         self.stepped = self.left_from
 
@@ -50,7 +48,8 @@ class Reporter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._to_tensorboard(lambda writer: writer.close())
+        if self.trackers is not None:
+            self.trackers.close()
 
     def begin(self) -> None:
         """Start the clock."""
@@ -124,43 +123,12 @@ class Reporter:
 
     def picture(self, step: int, image: Image.Image) -> None:
         """Take the pictures of a step."""
-        pixels = np.asarray(image)
-        self._to_tensorboard(lambda w: w.add_image("samples", pixels, step, dataformats="HWC"))
+        if self.trackers is not None:
+            self.trackers.picture(image, step)
 
     def _scalars(self, group: str, figures: Mapping[str, float], step: int) -> None:
-        for name, value in figures.items():
-            self._to_tensorboard(partial(_add_scalar, name=f"{group}/{name}", at=(value, step)))
-
-    def _to_tensorboard(self, call: Callable[[Any], object]) -> None:
-        """Call with the writer if there is one; the run does not end because it cannot write."""
-        if self.writer is None:
-            return
-        try:
-            call(self.writer)
-        except OSError as error:
-            self.writer = None
-            reason = error.strerror or error
-            self.say(f"Warning: TensorBoard's log cannot be written ({reason}) and ends here.")
-
-
-def _add_scalar(writer: Any, name: str, at: tuple[float, int]) -> None:
-    writer.add_scalar(name, *at)
-
-
-def _tensorboard(run: RunDirectory, step: int) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise FlexvarError(
-            f"tensorboard: the package cannot be imported ({error}). "
-            "pip install 'flexvar[train]', or set tensorboard=false."
-        ) from None
-    try:
-        return SummaryWriter(str(run.path / "tensorboard"), purge_step=step + 1)
-    except OSError as error:
-        raise FlexvarError(
-            f"Cannot write to {run.path}: {error.strerror or error}.{run.whole()}"
-        ) from None
+        if self.trackers is not None:
+            self.trackers.figures(group, figures, step)
 
 
 def peak_memory(device: torch.device) -> int:

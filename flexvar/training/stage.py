@@ -171,6 +171,15 @@ class Stage(ABC):
     def picture(self, pipe: Pipeline) -> Image.Image:
         """What the weights can do, in one picture."""
 
+    def save_more(self, directory: Path, weights: dict[str, Tensor]) -> None:
+        """What a run keeps beside its pipeline and its state."""
+        del directory, weights
+
+    def conclude(self, pipe: Pipeline) -> list[str]:
+        """Lines about the finished pipeline, beside its figures."""
+        del pipe
+        return []
+
     @abstractmethod
     def describe(self) -> list[str]:
         """Lines about the run: parts, parameters, tokens per image, which losses go without."""

@@ -20,7 +20,8 @@ FREE = frozenset(
     {
         "out", "steps", "stop_after", "batch_size", "accumulate", "workers", "log_every",
         "validate_every", "sample_every", "save_every", "keep", "validation_images",
-        "tensorboard", "patience", "presets", "sample_labels", "samples_per_label", "start_from",
+        "tensorboard", "tracker", "tracker_project",
+        "memorisation", "patience", "presets", "sample_labels", "samples_per_label", "start_from",
     }
 )  # fmt: skip
 
