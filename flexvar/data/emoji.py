@@ -98,7 +98,10 @@ def colored(color: str | None, name: str) -> str:
 
 
 class Emoji:
-    """One class and one picture per emoji; ``val_fraction`` of the names are held out."""
+    """One class and one picture per emoji; ``val_fraction`` of the names are held out.
+
+    A category among the ``classes`` of a config, "animals nature" say, stands for all its names.
+    """
 
     defaults = Defaults(resize=1, flip=False)
 
@@ -106,7 +109,9 @@ class Emoji:
         self.config = config
         fraction = config.val_fraction
         self.fraction = USUAL_VAL_FRACTION if fraction is None else fraction
-        self.class_names = choose_classes([one.name for one in drawings()], config.classes)
+        self.class_names = choose_classes(
+            [one.name for one in drawings()], _with_categories(config.classes)
+        )
 
     def _variants(self, drawing: Drawing) -> tuple[str | None, ...]:
         """The colours in which a drawing is in the set; None is its own."""
@@ -134,6 +139,17 @@ class Emoji:
                 "val_fraction: 0."
             )
         return Drawings(chosen)
+
+
+def _with_categories(wanted: Sequence[str] | None) -> tuple[str, ...] | None:
+    """Names, with every category replaced by those of its drawings."""
+    if wanted is None:
+        return None
+    names: dict[str, None] = {}
+    for word in wanted:
+        inside = [one.name for one in drawings() if one.category == word]
+        names |= dict.fromkeys(inside or [word])
+    return tuple(names)
 
 
 class ColoredEmoji(Emoji):

@@ -51,6 +51,14 @@ def test_held_out_names_are_apart_and_depend_on_the_name_alone() -> None:
         pictures("train", "emoji", classes=("octopuss",))
 
 
+def test_a_category_stands_for_its_names() -> None:
+    data = open_data(DataConfig(source="emoji", size=16, classes=("ghost", "animals nature")))
+    assert data.class_names[0] == "ghost"
+    assert {"octopus", "tiger face"} <= set(data.class_names)
+    assert "rocket" not in data.class_names
+    assert len(data.class_names) == 1 + sum(o.category == "animals nature" for o in drawings())
+
+
 def test_pairs_of_a_color_and_a_name_are_held_out_but_no_name() -> None:
     train, val = pictures("train", "emoji-colors"), pictures("val", "emoji-colors")
     known = {train.name(i) for i in range(len(train))}
