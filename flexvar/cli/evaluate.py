@@ -21,9 +21,16 @@ def evaluate(
     metrics: Annotated[
         str,
         typer.Option(
-            help="Of offline, tokenizer, fid, is, precision-recall, with commas; none only samples."
+            help="Of offline, tokenizer, features, nearest, fid, is, precision-recall, with "
+            "commas; none only samples."
         ),
     ] = "offline,tokenizer",
+    nearest: Annotated[
+        bool,
+        typer.Option(
+            "--nearest", help="Also find the nearest training picture of each sample: nearest.png."
+        ),
+    ] = False,
     reference: Annotated[
         str | None,
         typer.Option(
@@ -62,9 +69,9 @@ def evaluate(
     Writes images/*.png, each with its settings, and results.json with all figures. Run again, it
     makes only what is missing; the set is the same for any number of processes.
 
-    offline and tokenizer train a small classifier on the reference and need no download. fid, is
-    and precision-recall need the extra flexvar\\[metrics] and a file of Inception's weights
-    (--trunk).
+    offline and tokenizer train a small classifier on the reference and need no download; features
+    and nearest see pictures by a network whose weights come with flexvar\\[metrics]. fid, is and
+    precision-recall need flexvar\\[metrics] too, and a file of Inception's weights (--trunk).
 
     Example: flexvar evaluate --model photos --num 10 --seed 0 --processes 2 --out evaluated
     """
@@ -72,6 +79,7 @@ def evaluate(
 
     names = [name.strip() for name in metrics.split(",") if name.strip()]
     names = [] if names == ["none"] else list(dict.fromkeys(names))
+    names += ["nearest"] if nearest and "nearest" not in names else []
     asked_size = None if size is None else options.parse_size(size)
     asked_steps = None if steps is None else options.parse_steps(steps)
     if num < 1:

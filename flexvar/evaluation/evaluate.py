@@ -12,8 +12,20 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
+
+from flexvar.data import Dataset, open_data, ordered_batches
 from flexvar.errors import FlexvarError
 from flexvar.evaluation.inception import Features, Inception, Pictures, cache_path
+from flexvar.evaluation.nearest import (
+    descriptors,
+    gallery,
+    nearest,
+    nearest_figures,
+    pairs_sheet,
+    pooled,
+)
+from flexvar.evaluation.offline import BATCH as OF_A_BATCH
 from flexvar.evaluation.offline import (
     Reference,
     check_classes,
@@ -40,13 +52,17 @@ from flexvar.metrics.distances import (
     precision_recall,
     statistics,
 )
+from flexvar.metrics.efficientnet import efficientnet
 from flexvar.pipeline import Pipeline
 from flexvar.resolve import Steps
 
-METRICS = ("offline", "tokenizer", "fid", "is", "precision-recall")
+METRICS = ("offline", "tokenizer", "features", "nearest", "fid", "is", "precision-recall")
+OF_FEATURES = ("features", "nearest")
 OF_INCEPTION = ("fid", "is", "precision-recall")
-WITH_REFERENCE = ("offline", "tokenizer", "fid", "precision-recall")
-RESULTS, NPZ, CACHE = "results.json", "samples.npz", "cache"
+WITH_REFERENCE = ("offline", "tokenizer", "features", "nearest", "fid", "precision-recall")
+RESULTS, NPZ, CACHE, NEAREST = "results.json", "samples.npz", "cache", "nearest.png"
+# Samples shown beside their nearest training pictures.
+MOST_SHOWN = 100
 PACKAGES = ("flexvar", "torch", "numpy", "pillow", "torch-fidelity", "scikit-image", "scikit-learn")
 # So many pictures a covariance of Inception's 2048 numbers needs; published figures have 50,000.
 ENOUGH_FOR_FID = 2048
@@ -198,6 +214,9 @@ class _Measuring:
                     f"reference: {pictures.source} has too few pictures, {pictures.pictures}; "
                     "at least 4 are needed, and 2048 for a fid that means something."
                 )
+        if asked & set(OF_FEATURES):
+            efficientnet()
+            _ = self.training
         if asked & {"offline", "tokenizer"}:
             if self.source.endswith(".npz"):
                 raise FlexvarError(
@@ -247,6 +266,17 @@ class _Measuring:
         assert self.samples is not None
         return Pictures(self.source, self.size, len(self.samples))
 
+    @cached_property
+    def training(self) -> Dataset:
+        """The training pictures, each once; random crops where each stands for many (`photos`)."""
+        if self.source.endswith(".npz"):
+            raise FlexvarError(
+                f"reference: {self.source} is no data source; features and nearest need one: "
+                "photos, emoji, a folder or shards."
+            )
+        train = open_data(config_for(self.pipe, self.source, self.size), "train")
+        return train if train.repeats > 1 else open_data(train.config, "train", augment=False)
+
     @property
     def cache(self) -> Path:
         """Where what is slow to make is kept."""
@@ -263,6 +293,8 @@ class _Measuring:
             batches = (in_range(batch) for batch in self.samples.batches())
             figures = sample_figures(self.reference, batches, self.samples.labels_N)
             return {**figures, "reference": self.source}
+        if metric in OF_FEATURES:
+            return self._by_features(metric)
         trunk = {"trunk": self.inception.digest, "samples": len(self.samples)}
         seen = self._seen(checked["digest"])
         if metric == "is":
@@ -276,6 +308,40 @@ class _Measuring:
             against["note"] = f"biased: fewer than {ENOUGH_FOR_FID} pictures"
         of_real = real if real is not None else statistics(self._real.pooled)
         return {"fid": frechet_distance(statistics(seen.pooled), of_real), **against}
+
+    def _by_features(self, metric: str) -> dict[str, Any]:
+        """Figures of EfficientNet's features, which need no download."""
+        assert self.samples is not None
+        parts = (in_range(batch) for batch in self.samples.batches())
+        if metric == "nearest":
+            known = gallery(self.training)
+            found = nearest(descriptors(parts), known)
+            shown = range(min(MOST_SHOWN, len(self.samples)))
+            images = [Image.fromarray(self.samples.pixels(index)) for index in shown]
+            path = self.request.out / NEAREST
+            pairs_sheet(images, found, known).save(path)
+            figures = nearest_figures(found, known, self.samples.labels_N)
+            return {**figures, "reference": self.source, "sheet": str(path)}
+        real = (
+            batch.images_B3HW
+            for batch in ordered_batches(
+                self.training, batch_size=OF_A_BATCH, limit=max(ENOUGH_FOR_FID, len(self.samples))
+            )
+        )
+        seen, of_real = pooled(parts), pooled(real)
+        note = {}
+        if min(len(seen), len(of_real)) < ENOUGH_FOR_FID:
+            note["note"] = f"biased: fewer than {ENOUGH_FOR_FID} pictures"
+        coverage = (
+            precision_recall(seen, of_real)._asdict() if min(len(seen), len(of_real)) > 3 else {}
+        )
+        return {
+            "frechet": frechet_distance(statistics(seen), statistics(of_real)),
+            **coverage,
+            "reference": self.source,
+            "real": len(of_real),
+            **note,
+        }
 
     def _seen(self, digest: str) -> Features:
         assert self.samples is not None

@@ -15,6 +15,7 @@ from PIL import Image
 from torch import Tensor
 
 from flexvar.data import Dataset, Key
+from flexvar.errors import FlexvarError
 from flexvar.images import to_tensor
 from flexvar.metrics.efficientnet import efficientnet, unit
 
@@ -27,18 +28,19 @@ BATCH = 32
 class Gallery:
     """Training pictures and their descriptors.
 
-    descriptors_ND: fp32, see `descriptors`. labels_N: class numbers. typical: half of the
-    pictures are nearer than that to another one of a different class.
+    descriptors_ND: fp32, see `descriptors`. labels_N: class numbers. places: of each in the data
+    set. typical: half of the pictures are nearer than that to another one of a different class.
     """
 
     dataset: Dataset
     descriptors_ND: Tensor
     labels_N: Tensor
+    places: tuple[int, ...]
     typical: float
 
     def picture(self, index: int) -> Image.Image:
         """A training picture."""
-        pixels = ((self.dataset[index].image_3HW + 1) * 127.5).round().byte()
+        pixels = ((self.dataset[self.places[index]].image_3HW + 1) * 127.5).round().byte()
         return Image.fromarray(pixels.permute(1, 2, 0).numpy())
 
 
@@ -65,15 +67,43 @@ def descriptors(parts: Iterable[Tensor]) -> Tensor:
     return torch.cat(rows)
 
 
+@torch.inference_mode()
+def pooled(parts: Iterable[Tensor]) -> Tensor:
+    """EfficientNet's vectors (N,1280) of pictures that come in parts (B,3,H,W) in [-1,1]."""
+    network = efficientnet()
+    return torch.cat([network(images_B3HW.cpu()) for images_B3HW in parts])
+
+
 def gallery(dataset: Dataset) -> Gallery:
-    """The descriptors of a data set that is read without random crops."""
-    images = (dataset.fetch(_keys(dataset, start)).images_B3HW for start in _starts(dataset))
-    descriptors_ND = descriptors(images)
-    labels_N = torch.tensor([dataset.label(number) for number in range(len(dataset))])
+    """The descriptors of a data set's samples; those that cannot be read are left out.
+
+    Raises `FlexvarError` for shards, whose pictures cannot be looked up.
+    """
+    if dataset.streams:
+        raise FlexvarError(
+            f"nearest: {dataset.config.source} is read as a stream, in which no picture can be "
+            "looked up; give the pictures as a folder (--reference FOLDER)."
+        )
+    places: list[int] = []
+    labels: list[Tensor] = []
+
+    def parts() -> Iterable[Tensor]:
+        for start in range(0, len(dataset), BATCH):
+            numbers = list(range(start, min(start + BATCH, len(dataset))))
+            fetched = [dataset.fetch([Key(number) for number in numbers])]
+            if len(fetched[0].labels_B) < len(numbers):
+                fetched = [dataset.fetch([Key(number)]) for number in numbers]
+                numbers = [n for n, one in zip(numbers, fetched, strict=True) if len(one.labels_B)]
+            places.extend(numbers)
+            labels.extend(one.labels_B for one in fetched)
+            yield torch.cat([one.images_B3HW for one in fetched])
+
+    descriptors_ND = descriptors(parts())
+    labels_N = torch.cat(labels)
     distances_NN = torch.cdist(descriptors_ND, descriptors_ND).square()
     distances_NN[labels_N[:, None] == labels_N[None]] = torch.inf
     typical = float(distances_NN.amin(dim=1).median())
-    return Gallery(dataset, descriptors_ND, labels_N, typical)
+    return Gallery(dataset, descriptors_ND, labels_N, tuple(places), typical)
 
 
 def nearest(descriptors_ND: Tensor, known: Gallery, count: int = 5) -> Found:
@@ -130,11 +160,3 @@ def pictures(images: Iterable[Image.Image]) -> Iterable[Tensor]:
             waiting = []
     if waiting:
         yield torch.stack(waiting)
-
-
-def _starts(dataset: Dataset) -> range:
-    return range(0, len(dataset), BATCH)
-
-
-def _keys(dataset: Dataset, start: int) -> list[Key]:
-    return [Key(number) for number in range(start, min(start + BATCH, len(dataset)))]

