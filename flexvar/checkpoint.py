@@ -17,12 +17,12 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from flexvar import __version__
+from flexvar import __version__, distributions
 from flexvar.build import Parts, build_for_weights, list_lengths, shared_weights
 from flexvar.config import ComponentConfig, ModelConfig, SamplerSpec, parse
 from flexvar.errors import CheckpointError, FlexvarError, cut, reason, shown
 from flexvar.files import parse_json, read_text, sweep, sync, whole_file
-from flexvar.plugin import Registry
+from flexvar.plugin import Registry, default_registry
 from flexvar.text import markdown, printable
 from flexvar.weights import bare_name, digest, read_safetensors, shapes_of
 
@@ -55,6 +55,7 @@ class CheckpointConfig(ComponentConfig):
     presets: named samplers with their options, see `flexvar.config.SamplerSpec`; ``default`` is
     what a pipeline takes unless told.
     digests: SHA-256 of the weight files by name, as they were saved; checked where they are given.
+    distributions: where parts come from that are not flexvar's own, see `flexvar.distributions`.
     """
 
     format_version: Literal[1] = 1
@@ -63,9 +64,15 @@ class CheckpointConfig(ComponentConfig):
     presets: dict[str, SamplerSpec] = Field(default_factory=dict)
     trained: Trained | None = None
     digests: dict[str, str] = Field(default_factory=dict)
+    distributions: dict[str, str] | None = None
 
 
-def save(directory: str | Path, config: CheckpointConfig, parts: Parts) -> Path:
+def save(
+    directory: str | Path,
+    config: CheckpointConfig,
+    parts: Parts,
+    registry: Registry | None = None,
+) -> Path:
     """Write a checkpoint directory; each file is whole or not there.
 
     Every file is written beside its place first and takes it when all are there, the config
@@ -76,6 +83,9 @@ def save(directory: str | Path, config: CheckpointConfig, parts: Parts) -> Path:
     describe.
     """
     directory = Path(directory)
+    known = registry or default_registry()
+    found = distributions.required(config.model, config.presets.values(), known)
+    config = config.model_copy(update={"distributions": found})
     weights = {name: _described(name, module, config, parts) for name, module in _modules(parts)}
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -121,7 +131,9 @@ def load(source: str | Path, registry: Registry | None = None) -> tuple[Checkpoi
     try:
         parts = build_for_weights(config.model, registry, like=like)
     except FlexvarError as error:
-        raise CheckpointError(f"{directory / CONFIG}, model: {error}") from error.__cause__
+        recorded, known = config.distributions, registry or default_registry()
+        hint = distributions.missing(config.model, recorded, known) or error
+        raise CheckpointError(f"{directory / CONFIG}, model: {hint}") from error.__cause__
     with ThreadPoolExecutor(1) as pool:
         # The digest is taken beside the reading, which it takes about as long as.
         taken = {

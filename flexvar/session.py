@@ -127,7 +127,7 @@ class Session:
 
     def save_pretrained(self, directory: str | Path) -> Path:
         """Write a checkpoint directory that `from_pretrained` reads."""
-        return checkpoint.save(directory, self.config, self.parts)
+        return checkpoint.save(directory, self.config, self.parts, self.registry)
 
     def push_to_hub(self, repository: str, **options: Any) -> str:
         """Upload the checkpoint to a hub repository; options go to ``HfApi.create_repo``.

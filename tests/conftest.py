@@ -17,8 +17,8 @@ from flexvar import Pipeline
 settings.register_profile("busy", suppress_health_check=[HealthCheck.too_slow], deadline=None)
 settings.load_profile("busy")
 
-# A distribution of its own, which is tested in an environment of its own.
-collect_ignore = ["example_plugin"]
+# Distributions of their own, which are tested in environments of their own.
+collect_ignore = ["example_plugin", "old_plugin"]
 
 
 @pytest.fixture(scope="session", params=["flexvar", "var", "var_k10"])

@@ -1,28 +1,37 @@
-"""``flexvar plugins``: every component there is, and every plugin that failed."""
+"""``flexvar plugins``: components, plugins that failed, the options of one component."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 
 def plugins(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Show this component and its options; kind:name where it is needed."),
+    ] = None,
     traceback: Annotated[
         bool, typer.Option("--traceback", help="Show the whole traceback of plugins that failed.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """List the components of all plugins, and the plugins that failed with their reason.
+    """List the components of all plugins, and the plugins that failed; or show one's options.
 
     FLEXVAR_DISABLE=name,... skips plugins by distribution or entry point before they are imported;
     FLEXVAR_STRICT=1 raises what is otherwise only listed.
 
     Example: flexvar plugins --traceback
+
+    Example: flexvar plugins transformer
     """
     from flexvar.plugin import default_registry
 
     registry = default_registry()
+    if name is not None:
+        _show(registry, name, as_json)
+        return
     if as_json:
         import json
 
@@ -62,3 +71,63 @@ def plugins(
                 typer.echo("    " + failure.traceback.rstrip().replace("\n", "\n    "))
         if not traceback and any(failure.traceback for failure in registry.failures):
             typer.echo("Tracebacks: flexvar plugins --traceback")
+
+
+def _show(registry: Any, name: str, as_json: bool) -> None:
+    """One component: what it is, and its options. Raises `FlexvarError` for what there is not."""
+    import inspect
+    import json
+    from dataclasses import asdict
+
+    from flexvar.errors import PluginError
+    from flexvar.plugin import KINDS, OFFERS
+    from flexvar.plugin.options import options_of
+
+    kind, colon, plain = name.partition(":")
+    kinds = [kind] if colon else list(OFFERS)
+    if colon and kind not in OFFERS:
+        raise PluginError(f"{name!r}: there is no kind {kind!r}. Kinds: {', '.join(OFFERS)}.")
+    wanted = plain if colon else name
+    found = []
+    for one in kinds:
+        try:
+            found.append(registry.find(one, wanted))
+        except PluginError as error:
+            if "several plugins" in str(error) or colon:
+                raise
+    if not found:
+        from difflib import get_close_matches
+
+        names = sorted({n for one in KINDS for n in registry.names(one)})
+        near = get_close_matches(wanted, names, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise PluginError(f"There is no component {name!r}.{hint} See `flexvar plugins`.")
+    shown = []
+    for part in found:
+        cls = registry.load(part.kind, wanted)
+        schema = getattr(cls, "Config", None)
+        shown.append(
+            {
+                "kind": part.kind,
+                "name": part.component.name,
+                "distribution": part.distribution,
+                "summary": part.component.summary,
+                "about": inspect.getdoc(cls) or "",
+                "options": [asdict(one) for one in options_of(schema)] if schema else [],
+            }
+        )
+    if as_json:
+        typer.echo(json.dumps(shown, indent=2))
+        return
+    for number, one in enumerate(shown):
+        if number:
+            typer.echo("")
+        typer.secho(f"{one['kind']} {one['name']} ({one['distribution']})", bold=True)
+        typer.echo(one["about"] or one["summary"])
+        typer.echo("")
+        for option in one["options"]:
+            typer.echo(f"  {option['name']}: {option['type']} = {option['default']}")
+            if option["meaning"]:
+                typer.echo(f"      {option['meaning']}")
+        if not one["options"]:
+            typer.echo("  It has no options.")

@@ -10,6 +10,21 @@ Beside its options, a tokenizer's ``Config`` has the attribute ``space`` (a `Tok
 backbone's the attributes ``width`` and ``head_dim`` - as fields or properties - so that parts
 are checked against each other before any weight is made.
 
+What a class may have beside its protocol, of any kind:
+
+- ``contract_options``: a tuple of mappings, options that `flexvar.contract` tries it with; as a
+  partner of other parts it has the first. ``contract_tolerance``: the share of tokens whose logits
+  may come out otherwise where rounding decides a discrete route, such as which expert is asked.
+- ``keep_fp32``: a class attribute of any module inside, a frozenset of names of its own weights
+  that stay in fp32 when the model is cast: decay rates, codebooks.
+- ``kernels()`` and ``auto(device, dtype)``, class methods: the implementations there are, and the
+  name of the one that ``auto`` takes; ``implementation()``, the one that runs now. See
+  `flexvar.components.implementation`.
+- ``any_layout()``: the same part for sizes it was not made for, which ``any_size=True`` asks for;
+  see `flexvar.components.position` and `flexvar.components.schedule`.
+
+What one kind alone may have stands with its protocol.
+
 A whole third-party backbone, on `PrefixBackbone`::
 
     class MeanMixer(flexvar.PrefixBackbone):

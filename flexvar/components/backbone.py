@@ -26,6 +26,11 @@ class Backbone(Protocol):
     To be sharded block by block (FSDP2), a backbone names the classes of its blocks in
     ``_no_split_modules``, as transformers' models do; each block's weights are then used within
     its own ``forward`` only. Without it the backbone is sharded as a whole.
+
+    Optional: ``checkpoint_activations()``, called once, from which on training keeps no
+    activations inside blocks and computes them again; ``implementation() -> str``, the kernel that
+    runs with the weights as they are. A state that is no nesting of dataclasses, lists, tuples
+    and mappings has a ``fork()``, which gives a second copy.
     """
 
     Config: ClassVar[type[ComponentConfig]]

@@ -45,7 +45,9 @@ class Conditioner(Protocol):
     kind is told so; without it anything goes to ``collate``. ``state_name``, the name of its
     weights in a checkpoint, "conditioner" unless given. ``initialise()``, called once when a model
     is made with fresh weights. ``settled(config, facts)``, a class method: the options with
-    everything that a checkpoint has to record filled in.
+    everything that a checkpoint has to record filled in. ``contract_values``, two values - or a
+    function of the ``Config`` that gives them - to try it with, for one that takes neither labels
+    nor words.
     """
 
     Config: ClassVar[type[ComponentConfig]]

@@ -29,6 +29,9 @@ class PositionEmbedding(Protocol):
 
     ``layouts`` is None if it takes any layout, else the only ones it knows; ``forward`` raises
     a `FlexvarError` for others. ``provides`` is ``{"add"}``, ``{"rotate"}`` or both.
+
+    Optional: ``any_layout()``, an embedding with the same weights that takes any layout, where
+    ``layouts`` names some: for ``any_size=True``, which says that nothing was trained for it.
     """
 
     Config: ClassVar[type[ComponentConfig]]

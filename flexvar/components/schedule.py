@@ -23,6 +23,8 @@ class StepSchedule(Protocol):
     either side and repeats no grid. ``steps`` asks for that many grids and raises a
     `FlexvarError` naming the most there can be if there are not that many. With ``rng`` it is
     a random layout for training.
+
+    Optional: ``any_layout()``, a schedule for any size, where this one refuses some.
     """
 
     Config: ClassVar[type[ComponentConfig]]

@@ -28,6 +28,9 @@ class Tokenizer(Protocol):
     ``next_map(latent_BChw, folded_BChw, layout, step)``, the map that ``quantize`` would give at
     a step if the coarser scales had come out as ``folded_BChw`` (None at step 0). A tokenizer
     whose scales do not depend on the coarser ones needs none.
+
+    Optional: ``decode_tiles(latent_BChw, cells) -> Tensor``, the picture decoded in pieces of so
+    many cells a side, by a tokenizer that knows better than overlapping and blending.
     """
 
     Config: ClassVar[type[ComponentConfig]]

@@ -129,7 +129,8 @@ def saved_weights_are_the_same(combination: Combination) -> None:
     """A checkpoint that is saved and loaded gives the same logits and the same pictures."""
     parts = combination.build()
     with tempfile.TemporaryDirectory() as folder:
-        checkpoint.save(folder, CheckpointConfig(model=combination.config), parts)
+        config = CheckpointConfig(model=combination.config)
+        checkpoint.save(folder, config, parts, combination.registry)
         with global_seed(1):
             _, loaded = checkpoint.load(folder, combination.registry)
     for trial in combination.trials(parts):

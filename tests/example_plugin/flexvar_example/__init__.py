@@ -37,3 +37,30 @@ def flexvar_schedules():
         target="flexvar_example.schedule:Doubling",
         summary="Every grid twice the one before",
     )
+
+
+@flexvar.hookimpl
+def flexvar_conditioners():
+    yield flexvar.Component(
+        name="palette",
+        target="flexvar_example.conditioner:Palette",
+        summary="Colors: a token each, and their mean",
+    )
+
+
+@flexvar.hookimpl
+def flexvar_samplers():
+    yield flexvar.Component(
+        name="cooling",
+        target="flexvar_example.sampler:Cooling",
+        summary="A temperature that falls from scale to scale",
+    )
+
+
+@flexvar.hookimpl
+def flexvar_objectives():
+    yield flexvar.Component(
+        name="late",
+        target="flexvar_example.objective:Late",
+        summary="Cross-entropy with a heavier last scale",
+    )

@@ -7,7 +7,12 @@ import flexvar
 
 
 class MeanMixer(flexvar.PrefixBackbone):
-    """Each token sees itself and the mean of all tokens up to the end of its scale."""
+    """Each token sees itself and the mean of all tokens up to the end of its scale.
+
+    Of a condition with tokens it sees their mean beside the pooled vector.
+    """
+
+    accepts = frozenset({"tokens"})
 
     class Config(flexvar.ComponentConfig):
         """Options: blocks, and the width."""
@@ -29,8 +34,14 @@ class MeanMixer(flexvar.PrefixBackbone):
             for _ in range(config.depth)
         )
 
-    def forward(self, x_BLD, cond_BD, layout, position):
+    def forward(self, x_BLD, condition, layout, position):
         """Features (B,L,D) of all scales at once."""
+        cond_BD = condition.pooled_BD
+        if condition.tokens_BTD is not None:
+            tokens, mask = condition.tokens_BTD, condition.mask_BT
+            mask = torch.ones_like(tokens[..., 0]) if mask is None else mask.to(tokens.dtype)
+            total = (tokens * mask[..., None]).sum(dim=1)
+            cond_BD = cond_BD + total / mask.sum(dim=1, keepdim=True).clamp_min(1)
         for block in self.blocks:
             parts = [
                 x_BLD[:, : part.stop].mean(dim=1, keepdim=True).expand(-1, grid.cells, -1)

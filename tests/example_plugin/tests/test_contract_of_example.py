@@ -1,4 +1,4 @@
-"""The contract over each component of this plugin, with every partner installed."""
+"""The contract over each component of this plugin."""
 
 from flexvar import contract
 
@@ -17,3 +17,15 @@ def test_tokenizer():
 
 def test_schedule():
     contract.check("schedule", "doubling")
+
+
+def test_conditioner():
+    contract.check("conditioner", "palette")
+
+
+def test_sampler():
+    contract.check("sampler", "cooling")
+
+
+def test_objective():
+    contract.check("objective", "late")
