@@ -102,10 +102,11 @@ def _show(registry: Any, name: str, as_json: bool) -> None:
         near = get_close_matches(wanted, names, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise PluginError(f"There is no component {name!r}.{hint} See `flexvar plugins`.")
-    shown = []
+    shown: list[dict[str, Any]] = []
     for part in found:
         cls = registry.load(part.kind, wanted)
         schema = getattr(cls, "Config", None)
+        options = options_of(schema) if isinstance(schema, type) else []
         shown.append(
             {
                 "kind": part.kind,
@@ -113,21 +114,21 @@ def _show(registry: Any, name: str, as_json: bool) -> None:
                 "distribution": part.distribution,
                 "summary": part.component.summary,
                 "about": inspect.getdoc(cls) or "",
-                "options": [asdict(one) for one in options_of(schema)] if schema else [],
+                "options": [asdict(option) for option in options],
             }
         )
     if as_json:
         typer.echo(json.dumps(shown, indent=2))
         return
-    for number, one in enumerate(shown):
+    for number, entry in enumerate(shown):
         if number:
             typer.echo("")
-        typer.secho(f"{one['kind']} {one['name']} ({one['distribution']})", bold=True)
-        typer.echo(one["about"] or one["summary"])
+        typer.secho(f"{entry['kind']} {entry['name']} ({entry['distribution']})", bold=True)
+        typer.echo(entry["about"] or entry["summary"])
         typer.echo("")
-        for option in one["options"]:
+        for option in entry["options"]:
             typer.echo(f"  {option['name']}: {option['type']} = {option['default']}")
             if option["meaning"]:
                 typer.echo(f"      {option['meaning']}")
-        if not one["options"]:
+        if not entry["options"]:
             typer.echo("  It has no options.")

@@ -198,6 +198,11 @@ def tokenizer_moves_between_precisions(variant: Variant) -> None:
         alike(tokenizer.decode(latent), exact, BF16_TOLERANCE, f"{where}: pictures and fp32's")
 
 
+def _has_forward(tokenizer: object) -> bool:
+    """Whether a class defines it: every module has an attribute of the name."""
+    return getattr(type(tokenizer), "forward", None) is not nn.Module.forward
+
+
 @torch.no_grad()
 def next_maps_follow_the_context(variant: Variant) -> None:
     """``next_map``, if there is one, gives the true map after the true coarser scales, and
@@ -227,7 +232,7 @@ def next_maps_follow_the_context(variant: Variant) -> None:
 def training_pass_is_whole(variant: Variant) -> None:
     """What stage 1 needs of a tokenizer that can be trained: pictures, maps, losses, gradients."""
     tokenizer = tokenizer_of(variant)
-    if not isinstance(tokenizer, TrainableTokenizer):
+    if not isinstance(tokenizer, TrainableTokenizer) or not _has_forward(tokenizer):
         return
     # Long enough for weights that only some scales have.
     layout = Layout.of(*range(1, 9))

@@ -17,7 +17,11 @@ from flexvar_plugins.positions.sincos import centres
 
 
 class Rotary2dConfig(ComponentConfig):
-    """Options of `Rotary2d`: ``extent`` as in `Sinusoidal2d`, ``base`` of the frequencies."""
+    """Options of `Rotary2d`.
+
+    extent: cells that either side of the picture counts for, whatever the grid. base: of the
+    frequencies.
+    """
 
     extent: float = Field(default=32.0, gt=0)
     base: float = Field(default=100.0, gt=1)
