@@ -45,7 +45,7 @@ class Pipeline(Session):
         preset: str | None = None,
         seed: int | Sequence[int] | None = None,
         num: int = 1,
-        first_index: int = 0,
+        first_index: int | Sequence[int] = 0,
         output: Literal["pil", "tensor"] = "pil",
         images_per_call: int | None = None,
         on_scale: OnScale | None = None,
@@ -92,7 +92,8 @@ class Pipeline(Session):
         self.check_keywords("Pipeline", options)
         layout = self.layout(size, steps, any_size=any_size)
         images_B3HW, generated, report = self.sample(values, layout, options, any_size=any_size)
-        return Result(pictures(images_B3HW, output), generated.maps, report)
+        made = pictures(images_B3HW, output)
+        return Result(made, generated.maps, report, origin=self.origin)
 
     # Zero-shot tasks, in editing/tasks.py.
     inpaint = tasks.inpaint

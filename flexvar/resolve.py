@@ -6,7 +6,7 @@ import copy
 import secrets
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -41,7 +41,7 @@ class Sampling(TypedDict, total=False):
     sampler: Wanted | None
     preset: str | None
     seed: int | Sequence[int] | None
-    first_index: int
+    first_index: int | Sequence[int]
     output: Output
     images_per_call: int | None
     on_scale: OnScale | None
@@ -149,17 +149,29 @@ def sampler(options: Mapping[str, Any], base: SamplerChoice, registry: Registry)
 
 
 def image_keys(
-    seed: int | Sequence[int] | None, count: int, first_index: int
+    seed: int | Sequence[int] | None, count: int, first_index: int | Sequence[int]
 ) -> list[tuple[int, int]]:
     """The key (seed, index) of each image; a seed is drawn unless given.
 
-    Raises `FlexvarError` for a list of another length.
+    first_index: of the first image, or the index of each. Raises `FlexvarError` for a list of
+    another length.
     """
     seed = secrets.randbelow(2**31) if seed is None else plain(seed)
+    each: list[Any] | None = None
+    if isinstance(seed, Iterable) and not isinstance(seed, str):
+        each = list(seed)
+    first_index = plain(first_index)
+    if isinstance(first_index, Sequence) and not isinstance(first_index, str):
+        seeds = [seed] * count if each is None else each
+        for name, found in (("first_index", first_index), ("seed", seeds)):
+            if len(found) != count:
+                raise FlexvarError(f"{name}: {len(found)} for {count} images; give one each.")
+        pairs = zip(seeds, first_index, strict=True)
+        return [(whole("seed", one), whole("first_index", index)) for one, index in pairs]
     first_index = whole("first_index", first_index)
-    if isinstance(seed, str) or not isinstance(seed, Iterable):
+    if each is None:
         return seed_keys(whole("seed", seed), count, first_index=first_index)
-    seeds = [whole("seed", one) for one in seed]
+    seeds = [whole("seed", one) for one in each]
     if len(seeds) != count:
         raise FlexvarError(f"seed: {len(seeds)} seeds for {count} images.")
     return seed_keys(seeds, count, first_index=first_index)
@@ -244,21 +256,27 @@ def model_for(model: NextScaleModel, layout: Layout) -> NextScaleModel:
     return result
 
 
-def outside_training(layout: Layout, trained: Trained | None, stride: int) -> dict[str, str]:
-    """What there is to warn of, by topic: a size or number of steps the model never met."""
+def outside_training(
+    layout: Layout, trained: Trained | None, stride: int, asked: Collection[str]
+) -> dict[str, str]:
+    """What there is to warn of, by topic: a size or number of steps the model never met.
+
+    asked: of "size" and "steps", what was said; a default never warns.
+    """
     if trained is None:
         return {}
     found = {}
     height, width = (side * stride for side in layout.last)
-    if (height, width) != trained.size:
+    if "size" in asked and (height, width) != trained.size:
         found["size"] = (
             f"{height}x{width} px is outside the size this model was trained at, "
             f"{trained.size[0]}x{trained.size[1]}; quality falls with the distance, and "
             "wavy textures appear from about three times the side on."
         )
-    if trained.steps is not None and not trained.steps[0] <= len(layout) <= trained.steps[1]:
+    usual = trained.steps
+    if "steps" in asked and usual is not None and not usual[0] <= len(layout) <= usual[1]:
         found["steps"] = (
-            f"{len(layout)} steps are outside the {trained.steps[0]} to {trained.steps[1]} this "
+            f"{len(layout)} steps are outside the {usual[0]} to {usual[1]} this "
             "model was trained with."
         )
     return found

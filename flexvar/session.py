@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -30,6 +31,7 @@ from flexvar.ops.precision import DTYPES, parse_device, parse_dtype
 from flexvar.ops.precision import cast as cast_weights
 from flexvar.plugin import Registry, default_registry
 from flexvar.resolve import Label, Steps
+from flexvar.weights import digest
 
 # Cells a side of a model that says nothing of its size: 256 px at stride 16, as both papers.
 USUAL_SIDE = 16
@@ -41,7 +43,7 @@ class Session:
 
     Layouts, samples, pictures of latents. settings: the options of the sampler, a ``Config`` of
     it; a name, a mapping or a preset will do, and the checkpoint's preset ``default`` is taken
-    unless given. sampler: its name.
+    unless given. sampler: its name. source: what it was loaded from.
 
     `flexvar.Pipeline` adds generating, editing and scoring by one call each.
     """
@@ -256,6 +258,25 @@ class Session:
                 f"size       {self.size[0]}x{self.size[1]} px",
             ]
         return lines
+
+    @cached_property
+    def origin(self) -> dict[str, Any]:
+        """What pictures say of where they come from: ``checkpoint``, its name, and ``weights``.
+
+        The name is that of the directory, the bundled name or the hub id; weights are the first 16
+        digits of the SHA-256 of each weight file. Empty for a model that was never saved.
+        """
+        if self.source is None:
+            return {}
+        path = Path(self.source).expanduser()
+        name = path.resolve().name if path.is_dir() else str(self.source)
+        digests = dict(self.config.digests)
+        if not digests:  # a checkpoint from before they were written down
+            folder = checkpoint.locate(self.source)
+            names = (checkpoint.MODEL, checkpoint.TOKENIZER)
+            digests = {n: digest(folder / n) for n in names if (folder / n).is_file()}
+        short = {Path(n).stem: d.removeprefix("sha256:")[:16] for n, d in sorted(digests.items())}
+        return {"checkpoint": name, "weights": short}
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -478,7 +499,9 @@ class Session:
             stride=stride,
         )
         if warn:
-            found = resolve.outside_training(layout, self.config.trained, stride)
+            given = {"size": size, "steps": steps}
+            asked = [name for name, value in given.items() if value is not None]
+            found = resolve.outside_training(layout, self.config.trained, stride, asked)
             for topic, message in found.items():
                 self._warn_once(topic, message)
         return layout

@@ -39,7 +39,7 @@ def test_generate(tiny_dir, tmp_path):
     assert files == ["00000.png", "00001.png", "00002.png", "00003.png", "grid.png"]
     assert Image.open(tmp_path / "a" / "00003.png").size == (24, 16)
     stored = read_settings(tmp_path / "a" / "00003.png")
-    assert (stored["label"], stored["seed"], stored["index"]) == ("cat", 7, 3)
+    assert (stored["label"], stored["seed"], stored["index"]) == ("cat", 7, 1)
     run("generate", *arguments, "--out", tmp_path / "b", "--batch", "1")
     for name in files[:4]:
         one, two = (Image.open(tmp_path / folder / name).tobytes() for folder in "ab")

@@ -90,10 +90,28 @@ def main(arguments: list[str] | None = None) -> Any:
     keep_freed_memory()
     try:
         given = sys.argv[1:] if arguments is None else arguments
-        return application(given)(arguments)
+        app = application(given)
+        _say_repeats(app, given)
+        return app(arguments)
     except FlexvarError as error:
         _say(f"Error: {error}", typer.colors.RED)
         sys.exit(2)
+
+
+def _say_repeats(app: typer.Typer, arguments: Sequence[str]) -> None:
+    """Say of an option that stands there twice, though it takes one value, that the last counts."""
+    options = [one.partition("=")[0] for one in arguments if one.startswith("--")]
+    if len(options) == len(set(options)):
+        return
+    named = next((one for one in arguments if not one.startswith("-")), None)
+    command = getattr(typer.main.get_command(app), "commands", {}).get(named)
+    for parameter in command.params if command is not None else ():
+        if getattr(parameter, "multiple", False) or getattr(parameter, "is_flag", False):
+            continue
+        names = [name for name in parameter.opts if name.startswith("--")]
+        count = sum(one in names for one in options)
+        if count > 1:
+            _show_warning(f"{names[0]} is given {count} times; it takes one value, the last one.")
 
 
 def _show_warning(message: Any, *_: Any, **__: Any) -> None:

@@ -160,12 +160,14 @@ def edit(
     out: options.Out = Path("out"),
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
+    mark: options.Mark = True,
     **sampling: Any,
 ) -> None:
     """Change pictures with a model that was only trained to generate.
 
-    Writes 00000.png ... to --out, at the size of the picture or of its new canvas; every PNG
-    carries the settings. The pictures can be of any size and mode.
+    Writes 00000.png ... to --out, at the size of the picture or of its new canvas; numbers go on
+    after those that are there. Every PNG carries the settings. The pictures can be of any size and
+    mode.
 
     Example: flexvar edit inpaint --model DIR --image a.png --mask m.png --label cat --out out/
     """
@@ -222,7 +224,9 @@ def edit(
     import secrets
 
     from flexvar.pipeline import Pipeline
+    from flexvar.result import next_number
 
+    begin = next_number(out)
     pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype, preset=preset)
     names_known = pipe.class_names or ()
     named = label or prompt or []
@@ -244,10 +248,11 @@ def edit(
             first_index=number * num,
             **one,
         )
-        names += result.save(out, start=number * num)
+        names += result.save(out, start=begin + number * num, mark=mark)
     height, width = result.settings["size"]
     count = f"{len(names)} image" + ("s" if len(names) > 1 else "")
-    typer.echo(f"{count} in {out}, the last of {height}x{width} px (seed {seed})")
+    where = names[0] if len(names) == 1 else out
+    typer.echo(f"{count} in {where}, the last of {height}x{width} px (seed {seed})")
 
 
 def _numbers(option: str, text: str, lengths: tuple[int, ...]) -> Any:

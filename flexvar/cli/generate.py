@@ -11,7 +11,13 @@ from flexvar.cli import options
 
 
 def generate(
-    model: options.Model,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Checkpoint directory, bundled name, or hub id.",
+            show_default="the one of --from",
+        ),
+    ] = None,
     label: Annotated[
         list[str] | None,
         typer.Option(help="Class number or name; give it again for more.", show_default=False),
@@ -29,10 +35,30 @@ def generate(
     sampler: options.Sampler = None,
     preset: options.Preset = "default",
     seed: options.Seed = None,
+    index: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help="First of the images of each label: the i-th of a seed is always the same one.",
+            show_default="0",
+        ),
+    ] = None,
+    from_: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            help="PNG of flexvar to make again, from the settings it carries; what else is given "
+            "is changed.",
+            show_default=False,
+        ),
+    ] = None,
     out: options.Out = Path("out"),
     batch: Annotated[int, typer.Option(min=1, help="Images made at a time.")] = 16,
     device: options.Device = "auto",
-    dtype: options.Dtype = "fp32",
+    dtype: Annotated[
+        str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="fp32")
+    ] = None,
+    mark: options.Mark = True,
     any_size: Annotated[
         bool,
         typer.Option(
@@ -64,8 +90,10 @@ def generate(
 ) -> None:
     """Generate images of the given classes, or of words.
 
-    Writes 00000.png ... and, for several, a contact sheet grid.png to --out. Every PNG carries
-    the settings that make it again. With --show-scales also 00000-scales.png and .webp.
+    Writes 00000.png ... and, for several, a contact sheet grid.png to --out; numbers go on after
+    those that are there. Every PNG carries the settings that make it again (--from). The i-th image
+    of a label is the same whoever stands beside it. With --show-scales also 00000-scales.png and
+    .webp.
 
     Example: flexvar generate --model DIR --label 3 --label 7 --size 96x64 --steps 9 --seed 0
     """
@@ -76,68 +104,116 @@ def generate(
             f"--label {label[0]} and --prompt {prompt[0]!r} both say what the images are to be of; "
             "give one of them."
         )
-    asked_size = None if size is None else options.parse_size(size)
-    asked_steps = None if steps is None else options.parse_steps(steps)
     if num < 1:
         raise FlexvarError(f"--num: got {num}; expected at least 1.")
+    given: dict[str, Any] = {
+        "size": None if size is None else options.parse_size(size),
+        "steps": None if steps is None else options.parse_steps(steps),
+        "negative": negative,
+        "sampler": sampler,
+        "seed": seed,
+        "any_size": any_size or None,
+        **sampling,
+    }
+    given = {name: value for name, value in given.items() if value is not None}
     options.check_out(out)
 
     from flexvar import images
-    from flexvar.components.conditioner import takes
+    from flexvar.cli import again
     from flexvar.pipeline import Pipeline
+    from flexvar.result import next_number
     from flexvar.scales import Scales
 
-    pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype, preset=preset)
+    settings = None if from_ is None else images.read_settings(from_)
+    if settings is not None:
+        assert from_ is not None
+        model = again.model_of(settings, model, from_)
+        dtype = dtype or str(settings.get("dtype", "fp32"))
+    if model is None:
+        raise FlexvarError("There is no model; name one: --model photos (or a directory).")
+    pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype or "fp32", preset=preset)
     if adapter:
         from flexvar.adapters import adapt, parse_adapter
 
         pipe = adapt(pipe, [parse_adapter(text) for text in adapter])
-    kind = takes(pipe.model.conditioner)
-    if not label and not prompt and kind != "nothing":
-        raise FlexvarError(
-            'There is no prompt; give at least one: --prompt "a cat".'
-            if kind == "prompt"
-            else "There is no label; give at least one: --label 3 (or a class name)."
-        )
-    values = [one for one in pipe.values(label or None, prompt or None) for _ in range(num)]
-    name = "labels" if kind == "label" else "prompts"
-    if seed is None:
+    if settings is not None:
+        assert from_ is not None
+        recorded = again.call_of(settings, pipe, from_)
+        for difference in again.differences(settings, pipe):
+            typer.echo(f"Not the same picture to the bit, perhaps: {difference}.", err=True)
+        if "size" in given and "steps" not in given:
+            recorded["steps"] = len(recorded["steps"])
+        values, first = _values(pipe, label, prompt, recorded), recorded.pop("first_index")[0]
+        given = {**recorded, **given}
+    else:
+        values, first = _values(pipe, label, prompt, None), 0
+    first = first if index is None else index
+    if given.get("seed") is None:
         import secrets
 
-        seed = secrets.randbelow(2**31)
+        given["seed"] = secrets.randbelow(2**31)
+    word = options.word_of(pipe)
+    everything = [(one, first + number) for one in values for number in range(num)]
     pictures: list[Any] = []
-    names: list[Path] = []
     scales = Scales() if show_scales else None
-    for start in range(0, len(values), batch):
-        part: dict[str, Any] = {name: values[start : start + batch]}
-        result = pipe(
-            **part,
-            negative=negative,
-            size=asked_size,
-            steps=asked_steps,
-            sampler=sampler,
-            **sampling,
-            seed=seed,
-            first_index=start,
-            any_size=any_size,
-            tile=tile,
-            on_scale=scales,
-        )
-        if scales is not None:
-            out.mkdir(parents=True, exist_ok=True)
-            for index, views in enumerate(scales.pictures(pipe)):
-                stem = out / f"{start + index:05d}-scales"
-                images.save_png(
-                    images.strip(views), stem.with_suffix(".png"), result.image_settings(index)
-                )
-                images.animate(views, stem.with_suffix(".webp"))
-        names += result.save(out, start=start)
-        pictures += result.images
+    begin = next_number(out)
+    try:
+        for done in range(0, len(everything), batch):
+            part = everything[done : done + batch]
+            given[f"{word}s"] = [one for one, _ in part]
+            result = pipe(
+                **given,
+                first_index=[number for _, number in part],
+                tile=tile,
+                on_scale=scales,
+            )
+            result.save(out, start=begin + done, mark=mark)
+            if scales is not None:
+                for number, views in enumerate(scales.pictures(pipe)):
+                    stem = out / f"{begin + done + number:05d}-scales"
+                    about = result.image_settings(number)
+                    images.save_png(images.strip(views), stem.with_suffix(".png"), about, mark=mark)
+                    images.animate(views, stem.with_suffix(".webp"), mark=mark)
+            pictures += result.images
+    except KeyboardInterrupt:
+        typer.echo(f"Stopped: {len(pictures)} of {len(everything)} images are in {out}.", err=True)
+        raise typer.Exit(130) from None
     if len(pictures) > 1:
-        names.append(out / "grid.png")
-        images.save_png(
-            images.contact_sheet(pictures), names[-1], {**result.settings, "seeds": seed}
-        )
+        name = "grid.png" if begin == 0 else f"grid-{begin:05d}.png"
+        about = {**result.settings, "seeds": given["seed"]}
+        images.save_png(images.contact_sheet(pictures), out / name, about, mark=mark)
     height, width = pictures[0].height, pictures[0].width
     count = f"{len(pictures)} image" + ("s" if len(pictures) > 1 else "")
-    typer.echo(f"{count} of {height}x{width} px in {out} (seed {seed})")
+    where = out / f"{begin:05d}.png" if len(pictures) == 1 else out
+    typer.echo(f"{count} of {height}x{width} px in {where} (seed {given['seed']})")
+
+
+def _values(
+    pipe: Any,
+    label: list[str] | None,
+    prompt: list[str] | None,
+    recorded: dict[str, Any] | None,
+) -> list[Any]:
+    """What the images are to be of; recorded: what a picture says, unless something is given."""
+    from flexvar.cli import options
+    from flexvar.components.conditioner import takes
+    from flexvar.errors import FlexvarError
+
+    word = options.word_of(pipe)
+    before = None if recorded is None else recorded.pop(f"{word}s")
+    if not label and not prompt and before is not None:
+        return list(pipe.values(**{f"{word}s": before}))
+    kind = takes(pipe.model.conditioner)
+    if not label and not prompt and kind == "prompt":
+        raise FlexvarError('There is no prompt; give at least one: --prompt "a cat".')
+    if not label and not prompt and kind != "nothing":
+        names = pipe.class_names
+        some = "a number" if not names else ", ".join(names[:12]) + (", ..." * (len(names) > 12))
+        raise FlexvarError(f"There is no label; give at least one: --label NAME. Classes: {some}.")
+    for text in label or ():
+        parts = [part.strip() for part in text.split(",")]
+        known = {*(pipe.class_names or ()), *map(str, range(pipe.model.num_classes))}
+        if text not in known and len(parts) > 1 and all(part in known for part in parts):
+            flags = " ".join(f"--label {part}" for part in parts)
+            raise FlexvarError(f"--label {text}: repeat the option for several classes: {flags}.")
+    return list(pipe.values(label or None, prompt or None))

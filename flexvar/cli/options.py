@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -40,6 +40,13 @@ Sampler = Annotated[
 Preset = Annotated[str, typer.Option(help="Named sampling settings of the checkpoint.")]
 Seed = Annotated[int | None, typer.Option(help="Same seed, same images.", show_default="random")]
 Out = Annotated[Path, typer.Option(help="Directory for the PNG files.")]
+Mark = Annotated[
+    bool,
+    typer.Option(
+        "--mark/--no-mark",
+        help="Say in the files' XMP that a model made them (DigitalSourceType).",
+    ),
+]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto is CUDA if any.")]
 Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
 
@@ -70,12 +77,21 @@ def parse_steps(text: str) -> int | list[tuple[int, int]]:
     return [(int(part[0]), int(part[-1])) for part in parts]
 
 
+def word_of(pipe: Any) -> str:
+    """What a call names its condition: ``label`` or ``prompt``."""
+    from flexvar.components.conditioner import takes
+
+    return "label" if takes(pipe.model.conditioner) == "label" else "prompt"
+
+
 def check_out(out: Path) -> None:
     """Say that a directory cannot be written before the work is done, not after."""
     import os
 
     from flexvar.errors import FlexvarError
 
+    if out.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp", ".gif") and not out.is_dir():
+        raise FlexvarError(f"--out {out}: name a directory; the pictures in it are numbered.")
     place = out
     while not place.exists():
         place = place.parent

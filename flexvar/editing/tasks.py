@@ -172,7 +172,7 @@ def refine(
     report = {"task": "refine", "start": start, "encode_at": encode_at}
     images_B3HW, result = _run(self, layout, known, label, options, report)
     made = _pictures(images_B3HW, options, stored)
-    return Result(made, *result)
+    return Result(made, *result, origin=self.origin)
 
 
 def regenerate(
@@ -199,7 +199,8 @@ def regenerate(
     known = edits.known_scales(tuple(m.to(self.device) for m in maps), layout, start)
     report = {"task": "regenerate", "start": start}
     images_B3HW, result = _run(self, layout, known, label, options, report)
-    return Result(pictures(images_B3HW, options.get("output", "pil")), *result)
+    output = options.get("output", "pil")
+    return Result(pictures(images_B3HW, output), *result, origin=self.origin)
 
 
 def score(
@@ -284,7 +285,8 @@ def _with_hole(
         images_B3HW = canvas.paste(own, images_B3HW, mask, feather)
     result[1]["size"] = list(images_B3HW.shape[-2:])
     known_BHW = canvas.feathered(generate_BHW, feather)[:, 0] == 0 if blend else None
-    return Result(_pictures(images_B3HW, options, stored, known_BHW, corner), *result)
+    made = _pictures(images_B3HW, options, stored, known_BHW, corner)
+    return Result(made, *result, origin=pipe.origin)
 
 
 def _pictures(

@@ -11,7 +11,14 @@ from flexvar.images.read import (
     upright,
 )
 from flexvar.images.sheets import contact_sheet, sheet, strip, table
-from flexvar.images.write import ANIMATIONS, animate, encode_png, save_png, to_pil
+from flexvar.images.write import (
+    ANIMATIONS,
+    animate,
+    encode_png,
+    save_picture,
+    save_png,
+    to_pil,
+)
 
 __all__ = [
     "ANIMATIONS",
@@ -24,6 +31,7 @@ __all__ = [
     "open_image",
     "read_settings",
     "rgb_profile",
+    "save_picture",
     "save_png",
     "sheet",
     "strip",

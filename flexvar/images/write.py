@@ -25,24 +25,73 @@ def to_pil(image_3HW: Tensor) -> Image.Image:
     return Image.fromarray(values.permute(1, 2, 0).contiguous().numpy())
 
 
-def save_png(image: Image.Image, path: str | Path, settings: Mapping[str, Any]) -> None:
-    """Write a PNG that carries its settings as JSON; the file appears whole or not at all."""
-    data = encode_png(image, settings)
+# What IPTC calls a picture made by a trained model (newscodes, digitalsourcetype).
+XMP = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+    " Iptc4xmpExt:DigitalSourceType="
+    '"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
+    '</rdf:RDF></x:xmpmeta><?xpacket end="w"?>'
+)
+
+
+def save_png(
+    image: Image.Image, path: str | Path, settings: Mapping[str, Any], *, mark: bool = True
+) -> None:
+    """Write `encode_png`; the file appears whole or not at all."""
+    data = encode_png(image, settings, mark=mark)
     with whole_file(Path(path)) as temporary:
         temporary.write_bytes(data)
 
 
-def encode_png(image: Image.Image, settings: Mapping[str, Any]) -> bytes:
-    """The bytes of a PNG that carries its settings as JSON."""
+def encode_png(image: Image.Image, settings: Mapping[str, Any], *, mark: bool = True) -> bytes:
+    """The bytes of a PNG that carries its settings as JSON.
+
+    mark: also say in its XMP that a trained model made it (DigitalSourceType
+    trainedAlgorithmicMedia, IPTC), which other programs read.
+    """
     info = PngImagePlugin.PngInfo()
     info.add_itxt(SETTINGS_KEY, json.dumps(settings))
+    if mark:
+        info.add_itxt("XML:com.adobe.xmp", XMP)
     data = io.BytesIO()
     image.save(data, format="PNG", pnginfo=info)
     return data.getvalue()
 
 
-def animate(pictures: Sequence[Image.Image], path: str | Path, *, seconds: float = 0.25) -> Path:
+def save_picture(image: Image.Image, path: str | Path, *, mark: bool = True) -> Path:
+    """Write a generated picture as PNG, JPEG or WebP, by the ending of ``path``.
+
+    mark: as in `encode_png`. Raises `FlexvarError` for another ending.
+    """
+    path = Path(path)
+    kinds = {".png": "PNG", ".jpg": "JPEG", ".jpeg": "JPEG", ".webp": "WEBP"}
+    kind = kinds.get(path.suffix.lower())
+    if kind is None:
+        raise FlexvarError(f"{path}: a picture ends in {', '.join(kinds)}.")
+    if kind == "PNG":
+        save_png(image, path, {}, mark=mark)
+        return path
+    options: dict[str, Any] = {"quality": 95}
+    if mark:
+        options["xmp"] = XMP.encode()
+    with whole_file(path) as temporary:
+        image.save(temporary, format=kind, **options)
+    return path
+
+
+def animate(
+    pictures: Sequence[Image.Image],
+    path: str | Path,
+    *,
+    seconds: float = 0.25,
+    mark: bool = True,
+) -> Path:
     """Write a looping WebP or GIF, by the ending of ``path``; the last picture stays longer.
+
+    mark: as in `encode_png`, in a WebP.
 
     Raises `FlexvarError` for another ending, or a file that cannot be written.
     """
@@ -53,7 +102,9 @@ def animate(pictures: Sequence[Image.Image], path: str | Path, *, seconds: float
         raise FlexvarError("There is no picture to animate.")
     each = round(seconds * 1000)
     times = [each] * (len(pictures) - 1) + [6 * each]
-    options = {"lossless": True} if path.suffix.lower() == ".webp" else {}
+    options: dict[str, Any] = {}
+    if path.suffix.lower() == ".webp":
+        options = {"lossless": True, **({"xmp": XMP.encode()} if mark else {})}
     with whole_file(path) as temporary:
         pictures[0].save(
             temporary,

@@ -23,6 +23,7 @@ class StandardConfig(ComponentConfig):
 
     guidance: float = Field(
         default=2.0,
+        ge=0,
         allow_inf_nan=False,
         description="Classifier-free guidance; off is 0 for the ramps, 1 for constant.",
     )

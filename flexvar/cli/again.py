@@ -1,0 +1,97 @@
+"""What a PNG of flexvar says of how it was made -> the call that makes it again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+# Longest side of a picture that settings may ask for: they come from a file of anybody's.
+MOST_SIDE = 8192
+
+
+def model_of(settings: dict[str, Any], given: str | None, picture: Path) -> str:
+    """The model to load: the one given, else the recorded one if it is here.
+
+    Nothing is looked up on a hub because a picture says so. Raises `FlexvarError` where the
+    recorded model is not here.
+    """
+    from flexvar import checkpoint
+    from flexvar.errors import FlexvarError
+    from flexvar.text import printable
+
+    if given is not None:
+        return given
+    name = settings.get("checkpoint")
+    if not isinstance(name, str):
+        raise FlexvarError(
+            f"{picture} does not say which checkpoint made it; name one: --model DIR."
+        )
+    if name in checkpoint.bundled_names() or (Path(name) / checkpoint.CONFIG).is_file():
+        return name
+    raise FlexvarError(
+        f"{picture} was made by {printable(name, most=80)!r}, which is not here; say where it is: "
+        "--model DIR."
+    )
+
+
+def call_of(settings: dict[str, Any], pipe: Any, picture: Path) -> dict[str, Any]:
+    """The keywords of the call that made a picture.
+
+    Raises `FlexvarError` for an edit, whose source is not in the file, and for settings that no
+    picture of flexvar has.
+    """
+    from flexvar.components.conditioner import takes
+    from flexvar.errors import FlexvarError
+
+    if "task" in settings:
+        raise FlexvarError(
+            f"{picture} is an edit ({settings['task']}); the picture it was made from is not in "
+            "it. Run the edit again with its settings (seed, label, steps)."
+        )
+    try:
+        word = "label" if takes(pipe.model.conditioner) == "label" else "prompt"
+        other = {"label": "prompt", "prompt": "label"}[word]
+        value = settings[word] if word in settings else settings.get(other)
+        height, width = (int(side) for side in settings["size"])
+        if not 0 < max(height, width) <= MOST_SIDE:
+            raise FlexvarError(f"{picture} asks for {height}x{width} pixels.")
+        call: dict[str, Any] = {
+            f"{word}s": [value],
+            "size": (height, width),
+            "steps": [(int(h), int(w)) for h, w in settings["steps"]],
+            "seed": int(settings["seed"]),
+            "first_index": [int(settings["index"])],
+            "any_size": True,
+        }
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, FlexvarError):
+            raise
+        raise FlexvarError(
+            f"{picture} carries settings that are not those of a generated picture "
+            f"({type(error).__name__}: {error})."
+        ) from None
+    if settings.get("negative") is not None:
+        call["negative"] = settings["negative"]
+    sampler = settings.get("sampler", "standard")
+    chosen = pipe.chosen({"sampler": sampler})
+    return call | {
+        "sampler": sampler,
+        **{name: settings.get(name) for name in chosen.options if settings.get(name) is not None},
+    }
+
+
+def differences(settings: dict[str, Any], pipe: Any) -> list[str]:
+    """What is not as it was when a picture was made: weights, version, precision."""
+    from flexvar import __version__
+
+    found = []
+    weights = pipe.origin.get("weights")
+    if "weights" in settings and settings["weights"] != weights:
+        found.append("the weights are others than those that made the picture")
+    if settings.get("flexvar") != __version__:
+        found.append(f"it was made by flexvar {settings.get('flexvar')}, this is {__version__}")
+    dtype = str(pipe.dtype).removeprefix("torch.")
+    for what, now in (("dtype", dtype), ("device", str(pipe.device))):
+        if settings.get(what) not in (None, now):
+            found.append(f"it was made in {what} {settings[what]}, this is {now}")
+    return found
