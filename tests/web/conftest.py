@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
@@ -20,8 +18,6 @@ from flexvar import Pipeline
 from flexvar.web.app import create
 from flexvar.web.serve import _listen
 from flexvar.web.studio import Studio
-
-Event = dict[str, Any]
 
 
 @pytest.fixture(scope="module")
@@ -52,16 +48,3 @@ def address(studio: Studio) -> Iterator[str]:
     yield f"http://127.0.0.1:{listener.getsockname()[1]}"
     server.should_exit = True
     thread.join(timeout=10)
-
-
-def follow(client: TestClient, job: str) -> list[Event]:
-    """All events of a job, to its end."""
-    text = client.get(f"/api/jobs/{job}/events").text
-    return [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: ")]
-
-
-def run(client: TestClient, address: str, body: dict[str, Any]) -> list[Event]:
-    """The events of a request that is accepted."""
-    answer = client.post(address, json=body)
-    assert answer.status_code == 202, answer.text
-    return follow(client, answer.json()["job"])

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import follow, run
+from asking import follow, run
 from PIL import Image
 from starlette.testclient import TestClient
 
