@@ -77,7 +77,7 @@ def available(kind: str, pattern: str = "*") -> list[str]:
     """Names of the installed components of a kind that match a glob.
 
     kind: "tokenizer", "backbone", "position", "schedule", "conditioner", "sampler", "objective", or
-    what else plugins offer: "loss", "converter", "benchmark".
+    what else plugins offer: "loss", "converter", "released", "benchmark".
     """
     from flexvar.plugin import default_registry
 

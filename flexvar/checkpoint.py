@@ -8,7 +8,6 @@ import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from importlib import resources
 from pathlib import Path
 from typing import Literal
 
@@ -33,9 +32,8 @@ CONFIG, MODEL, TOKENIZER, CARD = (
     "README.md",
 )
 BUNDLED = "models"
-LONGEST_NAME = 200
-# Where people keep what they trained; nobody on the hub is called so.
-LOCAL_FOLDERS = ("runs", "out", "outputs", "checkpoints", "models", "data", "results", "logs")
+# Bytes above which weights are written in parts, as tools and hubs of this field expect.
+LARGEST_FILE = 5 * 10**9
 
 
 class Trained(ComponentConfig):
@@ -72,13 +70,18 @@ def save(
     config: CheckpointConfig,
     parts: Parts,
     registry: Registry | None = None,
+    *,
+    largest_file: int | None = None,
+    text: str | None = None,
 ) -> Path:
     """Write a checkpoint directory; each file is whole or not there.
 
     Every file is written beside its place first and takes it when all are there, the config
     first: it knows the digests of the weights, so that files of two models - of a save that was
     killed over an existing checkpoint - never load as one. Names that wrappers changed are
-    written as the config's own.
+    written as the config's own. largest_file: bytes above which weights go into several
+    files, with an index; `LARGEST_FILE` unless given. text: of the model card, `card`'s unless
+    given.
     Raises `CheckpointError`, before anything is written, for parts that the config does not
     describe.
     """
@@ -86,29 +89,38 @@ def save(
     known = registry or default_registry()
     found = distributions.required(config.model, config.presets.values(), known)
     config = config.model_copy(update={"distributions": found})
-    weights = {name: _described(name, module, config, parts) for name, module in _modules(parts)}
+    whole = {name: _described(name, module, config, parts) for name, module in _modules(parts)}
+    weights: dict[str, dict[str, Tensor]] = {}
+    indices: dict[str, str] = {}
+    for name, tensors in whole.items():
+        files = _in_parts(name, tensors, LARGEST_FILE if largest_file is None else largest_file)
+        weights |= files
+        if len(files) > 1:
+            indices[index_name(name)] = _index(files)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         sweep(directory)
-        with ExitStack() as files:
+        with ExitStack() as places:
             # They take their places in the reverse order: the config is the first.
-            *weight_paths, card_path, config_path = (
-                files.enter_context(whole_file(directory / name))
-                for name in (*weights, CARD, CONFIG)
+            *paths, card_path, config_path = (
+                places.enter_context(whole_file(directory / name))
+                for name in (*weights, *indices, CARD, CONFIG)
             )
+            weight_paths, index_paths = paths[: len(weights)], paths[len(weights) :]
             digests = {}
             for (name, tensors), path in zip(weights.items(), weight_paths, strict=True):
                 save_file(tensors, path)
                 _usual_permissions(path)
                 digests[name] = digest(path)
-            card_path.write_text(card(directory.name, config, parts), encoding="utf-8")
+            for index, path in zip(indices.values(), index_paths, strict=True):
+                path.write_text(index, encoding="utf-8")
+            card_path.write_text(text or card(directory.name, config, parts), encoding="utf-8")
             values = config.model_copy(update={"digests": digests})
-            text = json.dumps(values.model_dump(mode="json", exclude_none=True), indent=2) + "\n"
-            config_path.write_text(text, encoding="utf-8")
+            written = json.dumps(values.model_dump(mode="json", exclude_none=True), indent=2)
+            config_path.write_text(written + "\n", encoding="utf-8")
             for path in (*weight_paths, config_path):
                 sync(path)
-        if parts.model is None:
-            (directory / MODEL).unlink(missing_ok=True)
+        _remove_others(directory, {*weights, *indices})
         sync(directory)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(f"Cannot write {directory}: {reason(error)}.") from None
@@ -118,16 +130,22 @@ def save(
 
 
 def load(source: str | Path, registry: Registry | None = None) -> tuple[CheckpointConfig, Parts]:
-    """The config and the parts, with their weights, of a directory, bundled name or hub id.
+    """The config and the parts, with their weights, of what `flexvar.locate` finds.
 
     Raises `FlexvarError` for a checkpoint that is missing, truncated, of two saves, or does not
     fit its config.
     """
-    directory = locate(source)
+    from flexvar.locate import locate
+
+    directory = locate(source, registry)
     config = read_config(directory)
-    wanted = [TOKENIZER] if config.model.backbone is None else [TOKENIZER, MODEL]
+    wanted = weight_files(directory, config)
     shapes = {name: shapes_of(directory / name) for name in wanted if (directory / name).is_file()}
-    like = {f"{name} {key}": shape for name, part in shapes.items() for key, shape in part.items()}
+    like = {
+        f"{wanted[name]} {key}": shape
+        for name, part in shapes.items()
+        for key, shape in part.items()
+    }
     try:
         parts = build_for_weights(config.model, registry, like=like)
     except FlexvarError as error:
@@ -140,7 +158,10 @@ def load(source: str | Path, registry: Registry | None = None) -> tuple[Checkpoi
             name: pool.submit(digest, directory / name) for name in shapes if name in config.digests
         }
         for name, module in _modules(parts):
-            load_weights(module, read_tensors(directory / name), directory / name)
+            tensors: dict[str, Tensor] = {}
+            for file in [file for file, whole in wanted.items() if whole == name] or [name]:
+                tensors |= read_tensors(directory / file)
+            load_weights(module, tensors, directory / name)
             module.eval()
         for name, found in taken.items():
             if found.result() != config.digests[name]:
@@ -150,83 +171,6 @@ def load(source: str | Path, registry: Registry | None = None) -> tuple[Checkpoi
                     f"if the change is meant, remove {name!r} from digests in {CONFIG}."
                 )
     return config, parts
-
-
-def locate(source: str | Path) -> Path:
-    """The directory of a checkpoint: a path, a bundled name, or a hub id (the cache first).
-
-    A directory without a config hides no model of that name.
-    """
-    path, text = Path(source).expanduser(), str(source)
-    folder = ""
-    try:
-        if (path / CONFIG).exists():
-            return path
-        if path.is_file():
-            raise CheckpointError(
-                f"{source} is a file; a checkpoint is a directory with {CONFIG}. A released .pth "
-                f"file becomes one by `flexvar convert --model {source} --tokenizer ... --out DIR`."
-            )
-        if path.is_dir():
-            folder = f"{source} is no checkpoint: it has no {CONFIG}."
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{shown(text)} is no path: {reason(error)}.") from None
-    bundled = resources.files("flexvar") / BUNDLED / text
-    if re.fullmatch(r"[\w.-]+", text) and isinstance(bundled, Path) and bundled.is_dir():
-        return bundled
-    if folder:
-        raise CheckpointError(folder + _hint(path))
-    if re.fullmatch(r"[\w.-]+/[\w.-]+", text) and ".." not in text and not _looks_local(text):
-        return _from_hub(text)
-    names = bundled_names()
-    known = f" Bundled models: {', '.join(names)}." if names else ""
-    raise CheckpointError(
-        f"There is no checkpoint {cut(text, LONGEST_NAME)}: give a directory with {CONFIG}, or a "
-        f"hub id (owner/name).{known}{_hint(path)}"
-    )
-
-
-def _looks_local(text: str) -> bool:
-    """Whether a path of two names means a folder here, such as ``runs/tokenizer``."""
-    first = text.split("/")[0]
-    return first in LOCAL_FOLDERS or first.startswith(".") or Path(first).is_dir()
-
-
-def _hint(path: Path) -> str:
-    """What makes the checkpoint that is missing, and where training would have left it."""
-    inner = [
-        name for name in ("model", "tokenizer", "pipeline") if (path / name / CONFIG).is_file()
-    ]
-    if inner:
-        return f" There is one in {path / inner[0]}."
-    kind = "tokenizer" if "token" in path.name.lower() or "vae" in path.name.lower() else "model"
-    return f" If it is to be trained first: `flexvar train {kind} RECIPE out={path}`."
-
-
-def bundled_names() -> list[str]:
-    """Names of the models that come with the package."""
-    folder = resources.files("flexvar") / BUNDLED
-    if not folder.is_dir():
-        return []
-    return sorted(entry.name for entry in folder.iterdir() if (entry / CONFIG).is_file())
-
-
-def _from_hub(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-
-    wanted = [CONFIG, MODEL, TOKENIZER, CARD]
-    try:
-        return Path(snapshot_download(repository, allow_patterns=wanted, local_files_only=True))
-    except Exception:
-        pass  # not in the cache: ask the hub
-    try:
-        return Path(snapshot_download(repository, allow_patterns=wanted))
-    except Exception as error:
-        reason = str(error).strip().splitlines()[0]
-        raise CheckpointError(
-            f"There is no directory {repository}, and the hub did not give a model of that id: "
-            f"{reason}"
-        ) from None
 
 
 def read_config(directory: Path) -> CheckpointConfig:
@@ -248,6 +192,82 @@ def read_config(directory: Path) -> CheckpointConfig:
         return parse(CheckpointConfig, data)
     except FlexvarError as error:
         raise CheckpointError(f"{path}:\n{error}") from None
+
+
+def weight_files(directory: Path, config: CheckpointConfig) -> dict[str, str]:
+    """Names of the files that hold a checkpoint's weights -> `TOKENIZER` or `MODEL`, their part.
+
+    The digests of the config say which; a config without any has whole files, or the parts that
+    are there. Raises `CheckpointError` for parts of two saves.
+    """
+    found: dict[str, str] = {}
+    for whole in [TOKENIZER] if config.model.backbone is None else [TOKENIZER, MODEL]:
+        names = sorted(name for name in config.digests if _is_part(name, whole))
+        if not names and not (directory / whole).is_file():
+            totals = {
+                path.name.rpartition("-")[2].partition(".")[0]
+                for path in directory.glob(f"{Path(whole).stem}-*.safetensors")
+                if _is_part(path.name, whole)
+            }
+            if len(totals) > 1:
+                raise CheckpointError(
+                    f"{directory} has parts of several saves of {whole}; save or download it again."
+                )
+            names = [_part(whole, n, int(t)) for t in totals for n in range(1, int(t) + 1)]
+        found |= dict.fromkeys(names or [whole], whole)
+    return found
+
+
+def index_name(whole: str) -> str:
+    """The name of the index of a file that is written in parts."""
+    return f"{whole}.index.json"
+
+
+def _part(whole: str, number: int, total: int) -> str:
+    return f"{Path(whole).stem}-{number:05d}-of-{total:05d}.safetensors"
+
+
+def _is_part(name: str, whole: str) -> bool:
+    """Whether a file is the whole or a part of one; no other names are taken from a config."""
+    stem = re.escape(Path(whole).stem)
+    pattern = rf"{stem}-\d{{5}}-of-\d{{5}}\.safetensors"
+    return name == whole or re.fullmatch(pattern, name) is not None
+
+
+def _in_parts(
+    whole: str, tensors: dict[str, Tensor], largest_file: int
+) -> dict[str, dict[str, Tensor]]:
+    """The tensors by file: one, or as many as keep each within so many bytes; no tensor is cut."""
+    files: list[dict[str, Tensor]] = [{}]
+    size = 0
+    for key, tensor in tensors.items():
+        own = tensor.numel() * tensor.element_size()
+        if files[-1] and size + own > largest_file:
+            files.append({})
+            size = 0
+        files[-1][key] = tensor
+        size += own
+    if len(files) == 1:
+        return {whole: tensors}
+    return {_part(whole, n + 1, len(files)): part for n, part in enumerate(files)}
+
+
+def _index(files: Mapping[str, Mapping[str, Tensor]]) -> str:
+    """The index that tools of this field read: which file holds a tensor."""
+    size = sum(t.numel() * t.element_size() for part in files.values() for t in part.values())
+    where = {key: name for name, part in files.items() for key in part}
+    return json.dumps({"metadata": {"total_size": size}, "weight_map": where}, indent=2) + "\n"
+
+
+def _remove_others(directory: Path, kept: set[str]) -> None:
+    """Remove weights of an earlier save over the same directory."""
+    for whole in (TOKENIZER, MODEL):
+        stem = Path(whole).stem
+        for path in (*directory.glob(f"{stem}-*.safetensors"), directory / whole):
+            if _is_part(path.name, whole) and path.name not in kept:
+                path.unlink(missing_ok=True)
+        if (index := index_name(whole)) not in kept:
+            (directory / index).unlink(missing_ok=True)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -389,8 +409,20 @@ def _usual_permissions(path: Path) -> None:
     path.chmod(0o666 & ~umask)
 
 
-def card(name: str, config: CheckpointConfig, parts: Parts) -> str:
-    """A short model card, in the form that the hub reads."""
+def card(
+    name: str,
+    config: CheckpointConfig,
+    parts: Parts,
+    *,
+    figures: Mapping[str, object] | None = None,
+    picture: str | None = None,
+    license: str | None = None,
+) -> str:
+    """A short model card, in the form that the hub reads.
+
+    name: what `from_pretrained` is given. figures: of an evaluation, by name. picture: name of a
+    picture beside the card. license: as the hub writes it, ``mit``.
+    """
     model = config.model
     count = sum(p.numel() for module in parts.modules() for p in module.parameters())
     kinds = {"tokenizer": model.tokenizer.name}
@@ -408,6 +440,12 @@ def card(name: str, config: CheckpointConfig, parts: Parts) -> str:
         data = re.split(r"[\\/]", (config.trained.data or "").rstrip("\\/"))[-1]
         on = f" on {markdown(data)}" if data else ""
         trained = f"\nTrained at {height}x{width} pixels{on}.\n"
+    terms = "" if license is None else f"license: {json.dumps(license)}\n"
+    shot = "" if picture is None else f"![samples]({picture})\n\n"
+    measured = ""
+    if figures:
+        lines = (f"| {markdown(str(key))} | {_figure(value)} |" for key, value in figures.items())
+        measured = "\n| figure | value |\n|---|---|\n" + "\n".join(lines) + "\n"
     use = f"pipe = Pipeline.from_pretrained({json.dumps(printable(name))})\n"
     use += (
         "picture = pipe.reconstruct(image)"
@@ -415,8 +453,12 @@ def card(name: str, config: CheckpointConfig, parts: Parts) -> str:
         else ("images = pipe(labels=[0], seed=0).images")
     )
     return (
-        f"---\nlibrary_name: flexvar\npipeline_tag: unconditional-image-generation\n---\n"
-        f"# {markdown(name)}\n\nA flexvar checkpoint with {count / 1e6:.1f} M parameters.\n\n"
-        f"| part | component |\n|---|---|\n{rows}\n{trained}\n"
+        f"---\nlibrary_name: flexvar\npipeline_tag: unconditional-image-generation\n{terms}---\n"
+        f"# {markdown(name)}\n\n{shot}A flexvar checkpoint with {count / 1e6:.1f} M parameters.\n\n"
+        f"| part | component |\n|---|---|\n{rows}\n{trained}{measured}\n"
         f"```python\nfrom flexvar import Pipeline\n\n{use}\n```\n"
     )
+
+
+def _figure(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else markdown(str(value))

@@ -6,20 +6,22 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from flexvar.build import build_for_weights
+from flexvar.build import Parts, build_for_weights
 from flexvar.checkpoint import CheckpointConfig, Trained, load_weights
 from flexvar.components.converter import Converted, Converter, Part, ReleasedState
 from flexvar.config import ComponentConfig, ModelConfig, SamplerSpec, override, parse
 from flexvar.errors import CheckpointError, FlexvarError, PluginError, reason, shown
-from flexvar.pipeline import Pipeline
 from flexvar.plugin import Registry, default_registry
 from flexvar.resolve import warn
 from flexvar.weights import bare_name, read_weights
+
+if TYPE_CHECKING:
+    from flexvar.pipeline import Pipeline
 
 Files = str | Path | Sequence[str | Path]
 Weights = Literal["raw", "ema"]
@@ -71,11 +73,38 @@ def convert(
     the one of that name. converter: its name, where several recognize the files.
     Raises `FlexvarError` for files that are missing, unsafe, or not what they should be.
     """
+    from flexvar.pipeline import Pipeline
+
+    registry = registry or default_registry()
+    config, parts = convert_parts(
+        tokenizer=tokenizer,
+        model=model,
+        scales=scales,
+        class_names=class_names,
+        weights=weights,
+        options=options,
+        converter=converter,
+        registry=registry,
+    )
+    return Pipeline(parts, config, registry=registry).to("cpu")
+
+
+def convert_parts(
+    *,
+    tokenizer: Files | None = None,
+    model: Files | None = None,
+    scales: Sequence[int] | None = None,
+    class_names: Sequence[str] | None = None,
+    weights: Weights | None = None,
+    options: Iterable[str] = (),
+    converter: str | None = None,
+    registry: Registry,
+) -> tuple[CheckpointConfig, Parts]:
+    """As `convert`: what `flexvar.checkpoint.save` writes."""
     if tokenizer is None and model is None:
         raise FlexvarError("Nothing to convert: give --tokenizer, --model or both.")
     if weights not in (None, "raw", "ema"):
         raise FlexvarError(f"weights: got {shown(weights)}; expected raw or ema.")
-    registry = registry or default_registry()
     model_file = None if model is None else read_weights(model)
     tokenizer_file = model_file if tokenizer is None else read_weights(tokenizer)
     source = _title(tokenizer if tokenizer is not None else model)
@@ -107,7 +136,7 @@ def convert(
             candidates, title, part, weights, files[part], _bytes(part, tokenizer, model)
         )
     made = _made(known[name], given, states, source)
-    return _pipeline(made, class_names, source, _title(model), registry)
+    return _built(made, class_names, source, _title(model), registry)
 
 
 def _converters(registry: Registry, wanted: str | None) -> dict[str, type[Converter]]:
@@ -291,13 +320,13 @@ def _made(
     return made
 
 
-def _pipeline(
+def _built(
     made: Converted,
     class_names: Sequence[str] | None,
     source: str,
     model_title: str,
     registry: Registry,
-) -> Pipeline:
+) -> tuple[CheckpointConfig, Parts]:
     config = dict(made.config)
     if class_names is not None:
         if len(class_names) != config.get("num_classes"):
@@ -320,8 +349,7 @@ def _pipeline(
         for name, value in made.presets.items()
     }
     trained = None if made.trained is None else parse(Trained, made.trained, path="trained")
-    checkpoint = CheckpointConfig(model=model_config, presets=presets, trained=trained)
-    return Pipeline(built, checkpoint, registry=registry).to("cpu")
+    return CheckpointConfig(model=model_config, presets=presets, trained=trained), built
 
 
 def _title(source: Files | None) -> str:

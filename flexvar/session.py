@@ -18,13 +18,14 @@ from flexvar.components import PositionEmbedding, Predictor, Sampler, Tokenizer
 from flexvar.components.conditioner import each, takes
 from flexvar.components.sampler import models_of
 from flexvar.config import ComponentConfig, ModelConfig, load_yaml, parse
-from flexvar.errors import FlexvarError, reason, shown
+from flexvar.errors import FlexvarError
 from flexvar.generation import choice
 from flexvar.generation.choice import SamplerChoice
 from flexvar.generation.known import Known
 from flexvar.generation.loop import Generated, OnScale, generate
 from flexvar.generation.seeds import generators
 from flexvar.layout import Grid, Layout
+from flexvar.locate import locate
 from flexvar.model import NextScaleModel
 from flexvar.ops import tiled_decode
 from flexvar.ops.precision import DTYPES, parse_device, parse_dtype
@@ -79,17 +80,23 @@ class Session:
         device: str | torch.device = "cpu",
         dtype: str | torch.dtype = torch.float32,
         preset: str = "default",
+        revision: str | None = None,
         registry: Registry | None = None,
     ) -> Self:
-        """The pipeline of a checkpoint directory, a bundled name or a hub id, in eval mode.
+        """The pipeline of a checkpoint directory, in eval mode.
 
-        preset: which of the checkpoint's stored sampling settings to take.
+        source: the directory, a bundled name, the name of a released model (see `flexvar.pull`) or
+        a hub id. preset: which of the checkpoint's stored sampling settings to take. revision: of
+        a hub id, a branch, tag or commit.
         Raises `FlexvarError` for a checkpoint that is missing, broken, or does not fit.
         """
         registry = registry or default_registry()
         # Weights made in inference mode could never be moved out of it.
         with torch.inference_mode(False):
-            config, parts = checkpoint.load(source, registry)
+            directory = locate(source, registry, revision=revision)
+            config, parts = checkpoint.load(directory, registry)
+            # Of a revision the folder in the cache, which is that revision for good.
+            source = source if revision is None else directory
             chosen = resolve.preset(config, preset, registry)
             pipe = cls(parts, config, chosen, registry=registry, source=source)
             return pipe.to(device, dtype)
@@ -127,33 +134,58 @@ class Session:
             meta = any(p.is_meta for module in parts.modules() for p in module.parameters())
             return pipe.to(device or ("meta" if meta else "cpu"), dtype)
 
-    def save_pretrained(self, directory: str | Path) -> Path:
-        """Write a checkpoint directory that `from_pretrained` reads."""
-        return checkpoint.save(directory, self.config, self.parts, self.registry)
+    def save_pretrained(self, directory: str | Path, *, largest_file: int | None = None) -> Path:
+        """Write a checkpoint directory that `from_pretrained` reads.
 
-    def push_to_hub(self, repository: str, **options: Any) -> str:
-        """Upload the checkpoint to a hub repository; options go to ``HfApi.create_repo``.
+        largest_file: bytes above which weights go into several files, with an index; 5 GB unless
+        given.
+        """
+        return checkpoint.save(
+            directory, self.config, self.parts, self.registry, largest_file=largest_file
+        )
 
-        Raises `FlexvarError` where the hub does not take it: no network, no token, no right.
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        revision: str | None = None,
+        message: str = "Upload a flexvar checkpoint",
+        picture: Any = None,
+        figures: Mapping[str, Any] | None = None,
+        license: str | None = None,
+        largest_file: int | None = None,
+        **create: Any,
+    ) -> str:
+        """Upload the checkpoint to a hub repository, made if there is none; the commit's address.
+
+        revision: a branch, made if there is none. picture, figures, license: what the model card
+        shows: a PIL picture of samples, figures of an evaluation by name, the weights' license
+        (``mit``). largest_file: as of `save_pretrained`. create: options of
+        ``HfApi.create_repo``, such as ``private=True``.
+        Raises `FlexvarError` without a token that may write there, a network or a valid name.
         """
         import tempfile
 
-        from huggingface_hub import HfApi
+        from flexvar import hub
+        from flexvar.images import save_png
 
-        api = HfApi()
+        shot = None if picture is None else "samples.png"
         with tempfile.TemporaryDirectory() as folder:
-            path = self.save_pretrained(Path(folder) / repository.split("/")[-1])
-            try:
-                api.create_repo(repository, exist_ok=True, **options)
-                return str(api.upload_folder(repo_id=repository, folder_path=str(path)))
-            except TypeError:
-                raise  # an option that create_repo does not have
-            except Exception as error:
-                raise FlexvarError(
-                    f"push_to_hub: the hub did not take {shown(repository)}: {reason(error)}. It "
-                    "needs a network and a token that may write there (`hf auth login`, or "
-                    "HF_TOKEN); the name is owner/name. save_pretrained writes a directory instead."
-                ) from error
+            path = Path(folder) / "checkpoint"
+            text = checkpoint.card(
+                repository, self.config, self.parts, figures=figures, picture=shot, license=license
+            )
+            checkpoint.save(
+                path,
+                self.config,
+                self.parts,
+                self.registry,
+                largest_file=largest_file,
+                text=text,
+            )
+            if shot is not None:
+                save_png(picture, path / shot, {})
+            return hub.upload(repository, path, revision=revision, message=message, create=create)
 
     def to(
         self,
@@ -272,8 +304,8 @@ class Session:
         name = path.resolve().name if path.is_dir() else str(self.source)
         digests = dict(self.config.digests)
         if not digests:  # a checkpoint from before they were written down
-            folder = checkpoint.locate(self.source)
-            names = (checkpoint.MODEL, checkpoint.TOKENIZER)
+            folder = locate(self.source, self.registry)
+            names = checkpoint.weight_files(folder, self.config)
             digests = {n: digest(folder / n) for n in names if (folder / n).is_file()}
         short = {Path(n).stem: d.removeprefix("sha256:")[:16] for n, d in sorted(digests.items())}
         return {"checkpoint": name, "weights": short}

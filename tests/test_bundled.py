@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from flexvar import Pipeline
-from flexvar.checkpoint import bundled_names, locate
+from flexvar.locate import bundled_names, locate
 
 MODELS = ["photos", "photos-mamba"]
 

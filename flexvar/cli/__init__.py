@@ -19,6 +19,7 @@ from flexvar.cli.edit import edit
 from flexvar.cli.evaluate import evaluate
 from flexvar.cli.generate import generate
 from flexvar.cli.plugins import plugins
+from flexvar.cli.pull import pull
 from flexvar.cli.sampling import with_sampler
 from flexvar.cli.show import show
 from flexvar.cli.train import train
@@ -47,7 +48,7 @@ def application(arguments: Sequence[str] = ()) -> typer.Typer:
     for generating in SAMPLING:
         own = arguments if generating.__name__ == named else None
         app.command()(with_sampler(generating, own))
-    for command in (convert, demo, web, data, show, plugins, doctor):
+    for command in (pull, convert, demo, web, data, show, plugins, doctor):
         app.command()(command)
     app.command(no_args_is_help=True)(train)
     app.callback()(_options)

@@ -15,8 +15,9 @@ def model_of(settings: dict[str, Any], given: str | None, picture: Path) -> str:
     Nothing is looked up on a hub because a picture says so. Raises `FlexvarError` where the
     recorded model is not here.
     """
-    from flexvar import checkpoint
+    from flexvar.checkpoint import CONFIG
     from flexvar.errors import FlexvarError
+    from flexvar.locate import bundled_names
     from flexvar.text import printable
 
     if given is not None:
@@ -26,7 +27,7 @@ def model_of(settings: dict[str, Any], given: str | None, picture: Path) -> str:
         raise FlexvarError(
             f"{picture} does not say which checkpoint made it; name one: --model DIR."
         )
-    if name in checkpoint.bundled_names() or (Path(name) / checkpoint.CONFIG).is_file():
+    if name in bundled_names() or (Path(name) / CONFIG).is_file():
         return name
     raise FlexvarError(
         f"{picture} was made by {printable(name, most=80)!r}, which is not here; say where it is: "

@@ -37,13 +37,14 @@ def demo(
     """
     import warnings
 
-    from flexvar import checkpoint, images
+    from flexvar import images
     from flexvar.errors import FlexvarError
     from flexvar.files import whole_file
+    from flexvar.locate import bundled_names
     from flexvar.pipeline import Pipeline
     from flexvar.web import demo as pages
 
-    names = model or checkpoint.bundled_names()
+    names = model or bundled_names()
     if not names:
         raise FlexvarError("No model comes with this build; name one: --model DIR.")
     if label is not None and image is None:

@@ -11,7 +11,11 @@ import typer
 PRESETS = "preset's"
 
 Model = Annotated[
-    str, typer.Option(help="Checkpoint directory, bundled name, or hub id.", show_default=False)
+    str,
+    typer.Option(
+        help="Checkpoint directory, bundled or released name (see `flexvar pull`), or hub id.",
+        show_default=False,
+    ),
 ]
 Prompt = Annotated[
     list[str] | None,

@@ -10,7 +10,9 @@ MOST_NAMES = 40
 
 
 def show(
-    model: Annotated[str, typer.Argument(help="Checkpoint directory, bundled name, or hub id.")],
+    model: Annotated[
+        str, typer.Argument(help="Checkpoint directory, bundled or released name, or hub id.")
+    ],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a model's parts, sizes, classes and presets, and the options its pictures depend on.

@@ -31,7 +31,6 @@ def web(
 
     Example: flexvar web photos photos-mamba
     """
-    from flexvar import checkpoint
     from flexvar.errors import FlexvarError
 
     try:
@@ -43,12 +42,13 @@ def web(
         ) from None
     from pathlib import Path
 
+    from flexvar.locate import bundled_names
     from flexvar.pipeline import Pipeline
     from flexvar.web.serve import serve
 
     if not 0 <= port < 65536:
         raise FlexvarError(f"--port: got {port}; expected 0 to 65535.")
-    names = model or checkpoint.bundled_names()
+    names = model or bundled_names()
     if not names:
         raise FlexvarError("No model comes with this build; name one: flexvar web DIR.")
     pipelines = {}

@@ -45,6 +45,7 @@ from flexvar.components.implementation import Kernel
 from flexvar.components.loss import Loss
 from flexvar.components.objective import Objective, Pairs
 from flexvar.components.position import Position, PositionEmbedding
+from flexvar.components.released import ReleasedFile, ReleasedModel
 from flexvar.components.sampler import Candidate, Predictor, Sampler
 from flexvar.components.schedule import Rng, StepSchedule, sample, uniform
 from flexvar.components.tokenizer import Tokenizer, TokenizerOutput, TrainableTokenizer
@@ -67,6 +68,8 @@ __all__ = [
     "PrefixBackbone",
     "PrefixConfig",
     "PrefixState",
+    "ReleasedFile",
+    "ReleasedModel",
     "ReleasedState",
     "Rng",
     "Sampler",

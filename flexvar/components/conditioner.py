@@ -85,6 +85,8 @@ def takes(conditioner: object) -> str | None:
 def class_number(label: Any, count: int, names: Sequence[str] | None) -> int:
     """The number of a class given as a number or name, or None for no class: ``count``.
 
+    A name may list synonyms, ``tench, Tinca tinca``: each of them will do, in any case, where it
+    is one class's alone.
     Raises `FlexvarError` for a class there is not, with the nearest name.
     """
     if label is None:
@@ -99,7 +101,16 @@ def class_number(label: Any, count: int, names: Sequence[str] | None) -> int:
                 f"label: got {label!r}; this model has no class names, only the numbers 0 to "
                 f"{count - 1}."
             )
-        near = get_close_matches(label[:100], names, n=1)
+        wanted = " ".join(label.split()).casefold()
+        synonyms = [[part.strip().casefold() for part in (n, *n.split(","))] for n in names]
+        found = [number for number, called in enumerate(synonyms) if wanted in called]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            choices = ", ".join(f"{number} ({names[number]})" for number in found)
+            raise FlexvarError(f"label: {label!r} is a name of several classes; say {choices}.")
+        words = {word: names[number] for number, own in enumerate(synonyms) for word in own}
+        near = [words[word] for word in get_close_matches(wanted[:100], words, n=1)]
         hint = f" Did you mean {near[0]!r}?" if near else ""
         some = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
         raise FlexvarError(f"label: there is no class {label!r}.{hint} Classes: {some}.")

@@ -10,12 +10,13 @@ Kind = Literal[
     "tokenizer", "backbone", "position", "schedule", "conditioner", "sampler", "objective"
 ]
 KINDS: tuple[Kind, ...] = get_args(Kind)
-Offer = Kind | Literal["loss", "converter", "benchmark"]
+Offer = Kind | Literal["loss", "converter", "released", "benchmark"]
 # What is on offer -> the hook that yields it.
 HOOKS: dict[Offer, str] = {
     **{kind: f"flexvar_{kind}s" for kind in KINDS},
     "loss": "flexvar_losses",
     "converter": "flexvar_converters",
+    "released": "flexvar_released",
     "benchmark": "flexvar_benchmarks",
 }
 OFFERS: tuple[Offer, ...] = tuple(HOOKS)
@@ -27,7 +28,7 @@ class Component:
 
     name: what a config says.
     target: ``"module:Class"``, imported when the component is first built; of a benchmark the
-    module alone.
+    module alone, of a released model its `flexvar.components.ReleasedModel`.
     summary: one line for ``flexvar plugins``.
     requires: import names of packages that have to be there, for example ``("mamba_ssm",)``.
     """

@@ -121,6 +121,18 @@ def flexvar_converters() -> Iterable[Component]:  # type: ignore[empty-body]
 
 
 @hookspec
+def flexvar_released() -> Iterable[Component]:  # type: ignore[empty-body]
+    """Models that others released, for ``flexvar pull``; see `flexvar.components.released`.
+
+    ::
+
+        @flexvar.hookimpl
+        def flexvar_released():
+            yield flexvar.Component(name="acme-xl", target="my_plugin.known:ACME_XL")
+    """
+
+
+@hookspec
 def flexvar_benchmarks() -> Iterable[Component]:  # type: ignore[empty-body]
     """Benchmark suites: modules with SUMMARY, cases(options) and sections(rows).
 

@@ -197,3 +197,23 @@ def flexvar_converters() -> Iterable[Component]:
         target=f"{_HERE}.released:ReleasedConverter",
         summary="Files of VAR, FlexVAR and LlamaGen's tokenizers; everything is read from them",
     )
+
+
+@hookimpl
+def flexvar_released() -> Iterable[Component]:
+    """The models behind the papers, by name."""
+    for name, what in (
+        ("flexvar-d16", "FlexVAR, 310 M parameters, ImageNet at 256 px"),
+        ("flexvar-d20", "FlexVAR, 600 M parameters, ImageNet at 256 px"),
+        ("flexvar-d24", "FlexVAR, 1.0 B parameters, ImageNet at 256 px"),
+        ("var-d16", "VAR, 310 M parameters, ImageNet at 256 px"),
+        ("var-d20", "VAR, 600 M parameters, ImageNet at 256 px"),
+        ("var-d24", "VAR, 1.0 B parameters, ImageNet at 256 px"),
+        ("var-d30", "VAR, 2.0 B parameters, ImageNet at 256 px"),
+        ("var-d36", "VAR, 2.3 B parameters, ImageNet at 512 px"),
+        ("llamagen-vq16", "LlamaGen's tokenizer of stride 16, trained on ImageNet"),
+        ("llamagen-vq8", "LlamaGen's tokenizer of stride 8, trained on ImageNet"),
+        ("llamagen-vq16-t2i", "LlamaGen's tokenizer of stride 16, of its text-to-image models"),
+    ):
+        constant = name.upper().replace("-", "_")
+        yield Component(name=name, target=f"{_HERE}.released.known:{constant}", summary=what)

@@ -1,0 +1,128 @@
+"""Where a checkpoint is: a directory, a bundled name, a released model's name, or a hub id."""
+
+from __future__ import annotations
+
+import re
+from difflib import get_close_matches
+from importlib import resources
+from pathlib import Path
+
+from flexvar.checkpoint import BUNDLED, CARD, CONFIG, read_config, weight_files
+from flexvar.errors import CheckpointError, FlexvarError, cut, reason, shown
+from flexvar.plugin import Registry, default_registry
+
+LONGEST_NAME = 200
+# Where people keep what they trained; nobody on the hub is called so.
+LOCAL_FOLDERS = ("runs", "out", "outputs", "checkpoints", "models", "data", "results", "logs")
+_ID = r"[\w.-]+/[\w.-]+"
+_PATTERNS = (CONFIG, CARD, "*.safetensors", "*.safetensors.index.json")
+
+
+def locate(
+    source: str | Path, registry: Registry | None = None, *, revision: str | None = None
+) -> Path:
+    """The directory of a checkpoint; what is here already needs no network.
+
+    source: a path, a bundled name, the name of a released model (downloaded and converted if it
+    is not here, after saying how much that is), or a hub id. A directory without a config hides
+    no model of that name. revision: of a hub id alone, a branch, tag or commit.
+    Raises `CheckpointError` where there is none.
+    """
+    path, text = Path(source).expanduser(), str(source)
+    folder = _folder(path, text)
+    is_id = re.fullmatch(_ID, text) is not None and ".." not in text and not _looks_local(text)
+    if revision is not None and (folder is not None or not is_id):
+        raise CheckpointError(
+            f"revision: got {shown(revision)} for {shown(text)}; only a hub id (owner/name) has "
+            "revisions."
+        )
+    if folder is True:
+        return path
+    bundled = resources.files("flexvar") / BUNDLED / text
+    if re.fullmatch(r"[\w.-]+", text) and isinstance(bundled, Path) and bundled.is_dir():
+        return bundled
+    registry = registry or default_registry()
+    released = [p for p in registry.components if p.kind == "released"]
+    if any(text in (registry.name_of(p), p.qualified) for p in released):
+        from flexvar.pull import pull
+
+        return pull(text, registry)
+    if folder is False:
+        raise CheckpointError(f"{source} is no checkpoint: it has no {CONFIG}.{_hint(path)}")
+    if is_id:
+        return _from_hub(text, revision)
+    names = bundled_names()
+    others = [registry.name_of(p) for p in released]
+    near = get_close_matches(text[:LONGEST_NAME], [*names, *others], n=1)
+    meant = f" Did you mean {near[0]}?" if near else ""
+    known = f" Bundled models: {', '.join(names)}." if names else ""
+    known += " Released models: see `flexvar pull`." if others else ""
+    raise CheckpointError(
+        f"There is no checkpoint {cut(text, LONGEST_NAME)}: give a directory with {CONFIG}, or a "
+        f"hub id (owner/name).{meant}{known}{_hint(path)}"
+    )
+
+
+def _folder(path: Path, text: str) -> bool | None:
+    """Whether a folder is a checkpoint; None where there is no folder."""
+    try:
+        if (path / CONFIG).exists():
+            return True
+        if path.is_file():
+            raise CheckpointError(
+                f"{text} is a file; a checkpoint is a directory with {CONFIG}. A released .pth "
+                f"file becomes one by `flexvar convert --model {text} --tokenizer ... --out DIR`."
+            )
+        return False if path.is_dir() else None
+    except CheckpointError:
+        raise
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{shown(text)} is no path: {reason(error)}.") from None
+
+
+def _looks_local(text: str) -> bool:
+    """Whether a path of two names means a folder here, such as ``runs/tokenizer``."""
+    first = text.split("/")[0]
+    return first in LOCAL_FOLDERS or first.startswith(".") or Path(first).is_dir()
+
+
+def _hint(path: Path) -> str:
+    """What makes the checkpoint that is missing, and where training would have left it."""
+    inner = [
+        name for name in ("model", "tokenizer", "pipeline") if (path / name / CONFIG).is_file()
+    ]
+    if inner:
+        return f" There is one in {path / inner[0]}."
+    kind = "tokenizer" if "token" in path.name.lower() or "vae" in path.name.lower() else "model"
+    return f" If it is to be trained first: `flexvar train {kind} RECIPE out={path}`."
+
+
+def bundled_names() -> list[str]:
+    """Names of the models that come with the package."""
+    folder = resources.files("flexvar") / BUNDLED
+    if not folder.is_dir():
+        return []
+    return sorted(entry.name for entry in folder.iterdir() if (entry / CONFIG).is_file())
+
+
+def newest(repository: str) -> Path:
+    """The newest checkpoint of a hub id; the hub is asked even where there is one in the cache."""
+    return _from_hub(repository, None, newest=True)
+
+
+def _from_hub(repository: str, revision: str | None, *, newest: bool = False) -> Path:
+    from flexvar import hub
+
+    try:
+        return hub.snapshot(repository, revision, _PATTERNS, whole=_whole, newest=newest)
+    except CheckpointError as error:
+        raise CheckpointError(f"There is no directory {repository} here. {error}") from None
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a folder of the hub's cache has all files of a checkpoint."""
+    try:
+        config = read_config(folder)
+        return all((folder / name).is_file() for name in weight_files(folder, config))
+    except FlexvarError:
+        return False
