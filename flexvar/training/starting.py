@@ -82,7 +82,8 @@ def take_over(model: NextScaleModel, base: Base, names: Sequence[str]) -> list[s
     """
     weights = dict(base.model.state_dict())
     table = f"{model._conditioner}.weight"
-    wanted, found = model.state_dict().get(table), weights.get(table)
+    state = model.state_dict()
+    wanted, found = state.get(table), weights.get(table)
     lines = []
     before = base.config.model.class_names
     labels = wanted is not None and found is not None and wanted.ndim == found.ndim == 2
@@ -96,6 +97,10 @@ def take_over(model: NextScaleModel, base: Base, names: Sequence[str]) -> list[s
             weights[table] = _rows(found, [None if s is None else (before or ()).index(s)
                                            for s in sources])  # fmt: skip
             lines += _say(base.source, names, sources)
+    # What a text conditioner keeps of its class names is made from them, and no weight.
+    kept = f"{model._conditioner}."
+    weights = {n: w for n, w in weights.items() if n in state or not n.startswith(kept)}
+    weights |= {n: b for n, b in model.named_buffers() if n.startswith(kept) and n in state}
     load_weights(model, weights, f"start_from ({base.source})")
     return [*lines, f"all other weights start as those of {base.source}"] if lines else [
         f"all weights start as those of {base.source}"

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import TINY, shake
 from PIL import Image
 
 from flexvar import FlexvarError, Pipeline
@@ -19,7 +20,7 @@ from flexvar.training.memorisation import memorisation
 from flexvar.training.model_stage import ModelStage
 from flexvar.training.optimiser import freeze
 from flexvar.training.stage import full_tensors
-from flexvar.training.starting import nearest_name
+from flexvar.training.starting import Base, nearest_name, take_over
 
 from .conftest import model_options, quiet, tokenizer_options
 
@@ -186,3 +187,18 @@ def test_what_fine_tuning_needs_is_said(base: Path) -> None:
     with pytest.raises(FlexvarError, match=r"lora.targets: the model has none of nothing.*qkv"):
         ModelStage(recipe(base, "digits", lora={"targets": ["nothing"]}), 2)
     assert load_recipe("finetune", "model", ["data=digits"]).start_from == "photos"
+
+
+def test_a_model_of_words_starts_from_one_with_other_names() -> None:
+    pytest.importorskip("wordllama")
+    words = {"name": "text", "max_tokens": 4, "width": 16, "num_heads": 2, "depth": 1}
+    config = {**TINY, "conditioner": words, "num_classes": 2}
+    old = shake(Pipeline.from_config({**config, "class_names": ["red fox", "owl"]}, seed=1))
+    names = ["a very large green dragon", "owl"]
+    new = Pipeline.from_config({**config, "class_names": names}, seed=2)
+    kept = new.model.conditioner.name_index.clone()
+    say = take_over(new.model, Base("old", old.config, old.parts), names)
+    assert say == ["all weights start as those of old"]
+    assert torch.equal(new.model.conditioner.name_index, kept)
+    before = dict(old.model.named_parameters())
+    assert all(torch.equal(p, before[name]) for name, p in new.model.named_parameters())
