@@ -111,3 +111,12 @@ def _listed(given: Any) -> list[Any]:
 def _shown(given: Any) -> str:
     text = ", ".join(str(_described(value)) for value in _listed(given))
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def caption_of(value: Any, names: Sequence[str] | None) -> str:
+    """What stands below a picture of a condition: a class by its first name, words, or nothing."""
+    if isinstance(value, str):
+        return " ".join(value.split())
+    if value is None or isinstance(value, bool) or not isinstance(value, int):
+        return ""
+    return names[value].partition(",")[0] if names and 0 <= value < len(names) else str(value)

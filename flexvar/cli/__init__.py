@@ -18,6 +18,7 @@ from flexvar.cli.doctor import doctor
 from flexvar.cli.edit import edit
 from flexvar.cli.evaluate import evaluate
 from flexvar.cli.generate import generate
+from flexvar.cli.grid import grid
 from flexvar.cli.plugins import plugins
 from flexvar.cli.pull import pull
 from flexvar.cli.sampling import with_sampler
@@ -28,7 +29,7 @@ from flexvar.errors import FlexvarError
 from flexvar.text import printable
 
 # Those that generate, and so have the options of a sampler.
-SAMPLING = (generate, edit, evaluate)
+SAMPLING = (generate, edit, grid, evaluate)
 
 
 def application(arguments: Sequence[str] = ()) -> typer.Typer:

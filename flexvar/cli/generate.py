@@ -120,6 +120,7 @@ def generate(
 
     from flexvar import images
     from flexvar.cli import again
+    from flexvar.conditions import caption_of
     from flexvar.pipeline import Pipeline
     from flexvar.result import next_number
     from flexvar.scales import Scales
@@ -181,7 +182,8 @@ def generate(
     if len(pictures) > 1:
         name = "grid.png" if begin == 0 else f"grid-{begin:05d}.png"
         about = {**result.settings, "seeds": given["seed"]}
-        images.save_png(images.contact_sheet(pictures), out / name, about, mark=mark)
+        captions = [caption_of(one, pipe.class_names) for one, _ in everything]
+        images.save_png(images.contact_sheet(pictures, captions), out / name, about, mark=mark)
     height, width = pictures[0].height, pictures[0].width
     count = f"{len(pictures)} image" + ("s" if len(pictures) > 1 else "")
     where = out / f"{begin:05d}.png" if len(pictures) == 1 else out

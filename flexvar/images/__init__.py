@@ -10,7 +10,7 @@ from flexvar.images.read import (
     to_tensor,
     upright,
 )
-from flexvar.images.sheets import contact_sheet, sheet, strip, table
+from flexvar.images.sheets import contact_sheet, of_one_size, sheet, strip, table
 from flexvar.images.write import (
     ANIMATIONS,
     animate,
@@ -28,6 +28,7 @@ __all__ = [
     "contact_sheet",
     "encode_png",
     "from_srgb",
+    "of_one_size",
     "open_image",
     "read_settings",
     "rgb_profile",
