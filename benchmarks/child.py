@@ -7,7 +7,6 @@ its own, and that no case finds what another left behind.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 import traceback
@@ -20,6 +19,7 @@ import torch
 from benchmarks import cases, limits, record
 from benchmarks.suite import Case, Options, Red
 from flexvar.errors import FlexvarError
+from flexvar.files import whole_file
 from flexvar.ops.memory import keep_freed_memory
 
 # Keys of the figures that become the row's own.
@@ -84,9 +84,8 @@ def main() -> None:
             given["backbones"] = tuple(given["backbones"])
         found = execute(find(request["suite"], request["case"], Options(**given)))
         found["machine"] = record.machine() | {"commit": request["commit"]}
-    temporary = result.with_suffix(".tmp")
-    temporary.write_text(json.dumps(found))
-    os.replace(temporary, result)
+    with whole_file(result) as temporary:
+        temporary.write_text(json.dumps(found))
 
 
 if __name__ == "__main__":

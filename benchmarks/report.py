@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 from collections.abc import Mapping, Sequence
-from html import escape
 from pathlib import Path
 
 from PIL import Image
@@ -16,7 +15,9 @@ from benchmarks.record import Row
 from benchmarks.suite import Section, Table
 from flexvar.errors import FlexvarError
 from flexvar.files import whole_file
-from flexvar.web.page import figure, page
+from flexvar.text import markdown as marked
+from flexvar.text import printable
+from flexvar.web.page import figure, page, shown
 
 STYLE = """
 :root { color-scheme: light; }
@@ -128,12 +129,12 @@ def html(parts: Parts, infos: Mapping[str, Mapping[str, str]]) -> str:
         "Made again by <code>python -m benchmarks run SUITE</code>.</p>",
     ]
     for machine, of_machine in parts:
-        body.append(f"<h2>{escape(machine)}</h2><dl>")
-        body += [f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in infos[machine].items()]
+        body.append(f"<h2>{shown(machine)}</h2><dl>")
+        body += [f"<dt>{shown(k)}</dt><dd>{shown(v)}</dd>" for k, v in infos[machine].items()]
         body.append("</dl>")
         for _, sections in of_machine:
             for section in sections:
-                body.append(f"<h3>{escape(section.title)}</h3><p>{escape(section.text)}</p>")
+                body.append(f"<h3>{shown(section.title)}</h3><p>{shown(section.text)}</p>")
                 body += [_html_table(*table) for table in section.tables]
                 if section.pictures:
                     figures = "".join(figure(*one) for one in section.pictures)
@@ -148,18 +149,18 @@ def markdown(
     lines = ["# flexvar benchmarks"]
     pictures = {}
     for machine, of_machine in parts:
-        lines += ["", f"## {machine}", ""]
-        lines += [f"- {name}: {value}" for name, value in infos[machine].items()]
+        lines += ["", f"## {marked(machine)}", ""]
+        lines += [f"- {name}: {marked(value)}" for name, value in infos[machine].items()]
         for _, sections in of_machine:
             for section in sections:
-                lines += ["", f"### {section.title}", "", section.text]
+                lines += ["", f"### {marked(section.title)}", "", printable(section.text)]
                 for header, body in section.tables:
                     lines += ["", _line(header), "|" + "---|" * len(header)]
                     lines += [_line(row) for row in body]
                 for caption, image in section.pictures:
                     name = _slug(f"{machine} {section.title} {caption}") + ".png"
                     pictures[name] = image
-                    lines += ["", f"![{caption}]({name})"]
+                    lines += ["", f"![{marked(caption)}]({name})"]
     return "\n".join(lines) + "\n", pictures
 
 
@@ -168,11 +169,11 @@ def _slug(text: str) -> str:
 
 
 def _line(cells: Sequence[object]) -> str:
-    return "| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |"
+    return "| " + " | ".join(printable(cell).replace("|", "\\|") for cell in cells) + " |"
 
 
 def _html_table(header: Sequence[str], body: Sequence[Sequence[object]]) -> str:
-    head = "".join(f"<th>{escape(str(cell))}</th>" for cell in header)
+    head = "".join(f"<th>{shown(cell)}</th>" for cell in header)
     lines = []
     for row in body:
         cells = ""
@@ -180,9 +181,9 @@ def _html_table(header: Sequence[str], body: Sequence[Sequence[object]]) -> str:
             text = str(cell)
             if text.startswith(MARKS):
                 # The reason takes the place of all the figures that are not there.
-                cells += f"<td class='bad' colspan='{len(header) - number}'>{escape(text)}</td>"
+                cells += f"<td class='bad' colspan='{len(header) - number}'>{shown(text)}</td>"
                 break
-            cells += f"<td>{escape(text)}</td>"
+            cells += f"<td>{shown(text)}</td>"
         lines.append(f"<tr>{cells}</tr>")
     return f"<div class='scroll'><table><tr>{head}</tr>{''.join(lines)}</table></div>"
 

@@ -28,6 +28,14 @@ _host = re.sub(r"[^\w]", "-", socket.gethostname())[:40] or "host"
 _swept: set[str] = set()
 
 
+class UnwritableError(FlexvarError):
+    """A file that cannot be written; reason: in the system's words."""
+
+    def __init__(self, path: Path, why: str) -> None:
+        super().__init__(f"Cannot write {path}: {why}.")
+        self.reason = why
+
+
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
     """A temporary name to write to; the file gets its own when the block ends well.
@@ -44,7 +52,7 @@ def whole_file(path: Path) -> Iterator[Path]:
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
-        raise FlexvarError(f"Cannot write {path}: {reason(error)}.") from None
+        raise UnwritableError(path, reason(error)) from None
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)

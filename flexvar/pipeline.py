@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from flexvar import images
+from flexvar import images, resolve
 from flexvar.editing import inputs, tasks
 from flexvar.errors import FlexvarError
 from flexvar.generation.choice import Wanted
@@ -21,9 +21,10 @@ from flexvar.result import Result as Result
 from flexvar.result import pictures
 from flexvar.sequence import fold_scales
 from flexvar.session import Session
+from flexvar.values import whole
 
 
-@dataclass
+@dataclass(repr=False)
 class Pipeline(Session):
     """Generates images; made by `from_pretrained` or `from_config`.
 
@@ -74,6 +75,7 @@ class Pipeline(Session):
         that a model with positions for one list of grids was not made for, by interpolation.
         Raises `FlexvarError` for anything that cannot be.
         """
+        num = whole("num", num)
         if num < 1:
             raise FlexvarError(f"num: got {num}; expected at least 1 image per label.")
         values = [value for value in self.values(labels, prompts) for _ in range(num)]
@@ -90,6 +92,7 @@ class Pipeline(Session):
             "tile": tile,
         }
         self.check_keywords("Pipeline", options)
+        options = resolve.numbers(options)
         layout = self.layout(size, steps, any_size=any_size)
         images_B3HW, generated, report = self.sample(values, layout, options, any_size=any_size)
         made = pictures(images_B3HW, output)

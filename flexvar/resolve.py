@@ -24,7 +24,7 @@ from flexvar.generation.seeds import seed_keys
 from flexvar.layout import Grid, Layout
 from flexvar.model import NextScaleModel
 from flexvar.plugin import Registry
-from flexvar.values import plain, whole
+from flexvar.values import plain, scalar, whole
 
 Label = int | str | None
 Steps = int | Sequence[int | tuple[int, int]]
@@ -100,6 +100,25 @@ def check_keywords(
                 f"{name}() got an unexpected keyword argument {option!r}{hint} Options of the "
                 f"sampler {sampler.name!r}: {', '.join(sampler.options)}."
             )
+
+
+# Keywords of calls that are whole numbers.
+_COUNTS = ("num", "images_per_call", "tile", "feather", "max_side")
+
+
+def numbers(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Keywords of a call with the counts among them as Python's own numbers; None stays.
+
+    Raises `FlexvarError` for one that is no whole number.
+    """
+    given = dict(options)
+    for name in _COUNTS:
+        if given.get(name) is not None:
+            given[name] = whole(name, given[name])
+    for name in ("blend", "any_size", "progress"):
+        if name in given:
+            given[name] = scalar(given[name])
+    return given
 
 
 def sides(size: Any) -> tuple[int, int] | None:

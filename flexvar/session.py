@@ -32,13 +32,16 @@ from flexvar.ops.precision import DTYPES, parse_device, parse_dtype
 from flexvar.ops.precision import cast as cast_weights
 from flexvar.plugin import Registry, default_registry
 from flexvar.resolve import Label, Steps
+from flexvar.text import printable
+from flexvar.values import whole
 from flexvar.weights import digest
 
 # Cells a side of a model that says nothing of its size: 256 px at stride 16, as both papers.
 USUAL_SIDE = 16
+LONGEST_NAME = 200
 
 
-@dataclass
+@dataclass(repr=False)
 class Session:
     """A model with its tokenizer on a device, and what can be asked of it.
 
@@ -71,6 +74,15 @@ class Session:
         else:
             chosen = choice.of_spec(self.settings, self.registry)
         self.sampler, self.settings = chosen.name, chosen.config
+
+    def __repr__(self) -> str:
+        """What it is made of and where it is, in a few lines."""
+        dtype = str(self.dtype).removeprefix("torch.")
+        of = f"{printable(self.source, most=LONGEST_NAME)}, " if self.source is not None else ""
+        lines = [f"{type(self).__name__}({of}{self.device}, {dtype})", *self.describe()]
+        if self.config.presets:
+            lines.append(f"presets    {', '.join(self.config.presets)}")
+        return "\n  ".join(lines)
 
     @classmethod
     def from_pretrained(
@@ -459,6 +471,7 @@ class Session:
         tile: side in pixels of the tiles that a large picture is decoded in, in bounded memory;
         0 is never, None is `flexvar.ops.tiled_decode.TILE` from its ``WHOLE`` pixels on.
         """
+        tile = None if tile is None else whole("tile", tile)
         # One by one on a CPU: no slower, and the memory of one image.
         share = 1 if latent_BChw.device.type == "cpu" else len(latent_BChw)
         parts = [

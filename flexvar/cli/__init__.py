@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -95,6 +96,12 @@ def main(arguments: list[str] | None = None) -> Any:
         app = application(given)
         _say_repeats(app, given)
         return app(arguments)
+    except OSError as error:
+        # Of a file that we name it is said where it is written; this is standard output above all.
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO):
+            raise
+        _say(f"Error: output cannot be written: {error.strerror}.", typer.colors.RED)
+        sys.exit(2)
     except FlexvarError as error:
         _say(f"Error: {error}", typer.colors.RED)
         sys.exit(2)

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from flexvar.cli.output import say
+
 
 def convert(
     out: Annotated[Path, typer.Option(help="Directory to write.", show_default=False)],
@@ -88,5 +90,5 @@ def convert(
     )
     pipe.save_pretrained(out)
     for line in pipe.describe():
-        typer.echo(line)
-    typer.echo(f"Written to {out}")
+        say(line)
+    say(f"Written to {out}")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flexvar.cli.output import tell
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -44,6 +46,7 @@ def data(
     from flexvar.data.report import sheet as make_sheet
     from flexvar.data.report import survey
     from flexvar.errors import FlexvarError
+    from flexvar.files import whole_file
 
     sides = size.lower().split("x")
     if not all(side.isdecimal() for side in sides) or len(sides) > 2:
@@ -64,11 +67,9 @@ def data(
     _print(Console(highlight=False), source, config.height_width, result)
     if sheet is not None:
         picture = make_sheet(config, result)
-        try:
-            picture.save(sheet, format="PNG")
-        except OSError as error:
-            raise FlexvarError(f"--sheet: cannot write {sheet}: {error.strerror}.") from None
-        typer.echo(f"Contact sheet: {sheet}")
+        with whole_file(sheet) as temporary:
+            picture.save(temporary, format="PNG")
+        tell(f"Contact sheet: {sheet}")
 
 
 def _print(console: Console, source: str, size: tuple[int, int], result: Survey) -> None:
@@ -100,7 +101,7 @@ def _print(console: Console, source: str, size: tuple[int, int], result: Survey)
 
     def say(text: str) -> None:
         # Not through the tables' console: file names are neither markup nor to be broken.
-        typer.echo(printable(text, lines=True))
+        tell(text)
 
     if small := result.small(size):
         say(f"Smaller than {size[0]}x{size[1]}, would be enlarged: {small}")

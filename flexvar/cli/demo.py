@@ -7,6 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flexvar.cli.output import say
+
 
 def demo(
     model: Annotated[
@@ -54,19 +56,19 @@ def demo(
     photo, of_class = (images.open_image(image), label) if image is not None else _photo()
     parts = []
     for name in names:
-        typer.echo(f"{name} ...")
+        say(f"{name} ...")
         pipe = Pipeline.from_pretrained(name, device=device)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the page is about sizes outside training
             known = of_class if label is not None or of_class in (pipe.class_names or ()) else None
             made = pages.run(pipe, seed=seed, photo=photo, photo_label=known)
         for section in made.sections:
-            typer.echo(f"  {section.title}: {section.seconds:.1f} s")
+            say(f"  {section.title}: {section.seconds:.1f} s")
         parts.append((Path(name).name, made))
     path = (out / "index.html").resolve()
     with whole_file(path) as temporary:
         temporary.write_text(pages.page("flexvar demo", parts), encoding="utf-8")
-    typer.echo(str(path))
+    say(str(path))
 
 
 def _photo() -> tuple[Any, str | None]:
@@ -75,6 +77,6 @@ def _photo() -> tuple[Any, str | None]:
         from PIL import Image
         from skimage.data import coffee
     except ImportError:
-        typer.echo("scikit-image is not installed, so no photograph is reconstructed (--image).")
+        say("scikit-image is not installed, so no photograph is reconstructed (--image).")
         return None, None
     return Image.fromarray(coffee()).crop((80, 0, 480, 400)), "coffee"

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flexvar.cli.output import tell
+
 # Packages whose version explains what runs, by distribution name.
 PACKAGES = (
     "torch",
@@ -38,27 +40,27 @@ def doctor(
     if as_json:
         import json
 
-        typer.echo(json.dumps(report, indent=2))
+        tell(json.dumps(report, indent=2))
         return
     _heading("Versions")
     for name, version in report["versions"].items():
-        typer.echo(f"  {name:16} {version or '-'}")
+        tell(f"  {name:16} {version or '-'}")
     _heading("Devices")
     for device in report["devices"]:
-        typer.echo(f"  {device['name']:16} {device['description']}")
+        tell(f"  {device['name']:16} {device['description']}")
     for name, backbone in report["backbones"].items():
         _heading(f"Kernels of backbone {name}")
         for kernel in backbone["kernels"]:
             mark = "yes" if kernel["available"] else "no"
-            typer.echo(f"  {kernel['name']:10} {mark:4} {kernel['reason']}")
+            tell(f"  {kernel['name']:10} {mark:4} {kernel['reason']}")
             if kernel["install"]:
-                typer.echo(f"  {'':10} {'':4} install: {kernel['install']}")
+                tell(f"  {'':10} {'':4} install: {kernel['install']}")
         for chosen in backbone["auto"]:
-            typer.echo(f"  auto on {chosen['device']} in {chosen['dtype']}: {chosen['kernel']}")
+            tell(f"  auto on {chosen['device']} in {chosen['dtype']}: {chosen['kernel']}")
     if report["problems"]:
         _heading("Problems")
         for problem in report["problems"]:
-            typer.echo(f"  {problem}")
+            tell(f"  {problem}")
 
 
 def examine() -> dict[str, Any]:

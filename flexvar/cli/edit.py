@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from flexvar.cli import options
+from flexvar.cli.output import say
 
 
 class Task(StrEnum):
@@ -252,7 +253,7 @@ def edit(
     height, width = result.settings["size"]
     count = f"{len(names)} image" + ("s" if len(names) > 1 else "")
     where = names[0] if len(names) == 1 else out
-    typer.echo(f"{count} in {where}, the last of {height}x{width} px (seed {seed})")
+    say(f"{count} in {where}, the last of {height}x{width} px (seed {seed})")
 
 
 def _numbers(option: str, text: str, lengths: tuple[int, ...]) -> Any:

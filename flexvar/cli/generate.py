@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from flexvar.cli import options
+from flexvar.cli.output import complain, say
 
 
 def generate(
@@ -141,7 +142,7 @@ def generate(
         assert from_ is not None
         recorded = again.call_of(settings, pipe, from_)
         for difference in again.differences(settings, pipe):
-            typer.echo(f"Not the same picture to the bit, perhaps: {difference}.", err=True)
+            complain(f"Not the same picture to the bit, perhaps: {difference}.")
         if "size" in given and "steps" not in given:
             recorded["steps"] = len(recorded["steps"])
         values, first = _values(pipe, label, prompt, recorded), recorded.pop("first_index")[0]
@@ -177,7 +178,7 @@ def generate(
                     images.animate(views, stem.with_suffix(".webp"), mark=mark)
             pictures += result.images
     except KeyboardInterrupt:
-        typer.echo(f"Stopped: {len(pictures)} of {len(everything)} images are in {out}.", err=True)
+        complain(f"Stopped: {len(pictures)} of {len(everything)} images are in {out}.")
         raise typer.Exit(130) from None
     if len(pictures) > 1:
         name = "grid.png" if begin == 0 else f"grid-{begin:05d}.png"
@@ -187,7 +188,7 @@ def generate(
     height, width = pictures[0].height, pictures[0].width
     count = f"{len(pictures)} image" + ("s" if len(pictures) > 1 else "")
     where = out / f"{begin:05d}.png" if len(pictures) == 1 else out
-    typer.echo(f"{count} of {height}x{width} px in {where} (seed {given['seed']})")
+    say(f"{count} of {height}x{width} px in {where} (seed {given['seed']})")
 
 
 def _values(

@@ -14,6 +14,8 @@ from typing import Any
 
 import typer
 
+from flexvar.text import printable
+
 # Without a terminal, seconds without a line after which one says how far the work is.
 SILENCE = 30.0
 _closed = False
@@ -29,7 +31,7 @@ def say(line: str) -> None:
     if _closed:
         return
     try:
-        typer.echo(line)
+        typer.echo(printable(line, lines=True))
         sys.stdout.flush()
     except (OSError, ValueError) as error:
         _closed = True
@@ -43,10 +45,15 @@ def say(line: str) -> None:
         complain(f"Standard output cannot be written ({reason}); the work goes on without it.")
 
 
+def tell(line: str) -> None:
+    """Print a line of what was asked for; where nobody listens the command ends, see `main`."""
+    typer.echo(printable(line, lines=True))
+
+
 def complain(line: str) -> None:
     """Print a line on standard error, if that is open."""
     try:
-        typer.echo(line, err=True)
+        typer.echo(printable(line, lines=True), err=True)
     except (OSError, ValueError, AttributeError):
         return
 

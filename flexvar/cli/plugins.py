@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flexvar.cli.output import tell
+
 
 def plugins(
     name: Annotated[
@@ -52,7 +54,7 @@ def plugins(
                 for f in registry.failures
             ],
         }
-        typer.echo(json.dumps(data, indent=2))
+        tell(json.dumps(data, indent=2))
         return
     rows = [("KIND", "NAME", "FROM", "NEEDS", "SUMMARY")]
     for p in registry.components:
@@ -61,16 +63,16 @@ def plugins(
     widths = [max(len(row[column]) for row in rows) for column in range(4)]
     for row in rows:
         cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
-        typer.echo("  ".join([*cells, row[4]]).rstrip())
+        tell("  ".join([*cells, row[4]]).rstrip())
     if registry.failures:
-        typer.echo("")
+        tell("")
         typer.secho(f"{len(registry.failures)} failed:", fg=typer.colors.RED)
         for failure in registry.failures:
-            typer.echo(f"  {failure.plugin}: {failure.reason}")
+            tell(f"  {failure.plugin}: {failure.reason}")
             if traceback and failure.traceback:
-                typer.echo("    " + failure.traceback.rstrip().replace("\n", "\n    "))
+                tell("    " + failure.traceback.rstrip().replace("\n", "\n    "))
         if not traceback and any(failure.traceback for failure in registry.failures):
-            typer.echo("Tracebacks: flexvar plugins --traceback")
+            tell("Tracebacks: flexvar plugins --traceback")
 
 
 def _show(registry: Any, name: str, as_json: bool) -> None:
@@ -118,17 +120,17 @@ def _show(registry: Any, name: str, as_json: bool) -> None:
             }
         )
     if as_json:
-        typer.echo(json.dumps(shown, indent=2))
+        tell(json.dumps(shown, indent=2))
         return
     for number, entry in enumerate(shown):
         if number:
-            typer.echo("")
+            tell("")
         typer.secho(f"{entry['kind']} {entry['name']} ({entry['distribution']})", bold=True)
-        typer.echo(entry["about"] or entry["summary"])
-        typer.echo("")
+        tell(entry["about"] or entry["summary"])
+        tell("")
         for option in entry["options"]:
-            typer.echo(f"  {option['name']}: {option['type']} = {option['default']}")
+            tell(f"  {option['name']}: {option['type']} = {option['default']}")
             if option["meaning"]:
-                typer.echo(f"      {option['meaning']}")
+                tell(f"      {option['meaning']}")
         if not entry["options"]:
-            typer.echo("  It has no options.")
+            tell("  It has no options.")

@@ -6,6 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
+from flexvar.cli.output import tell
+
 MOST_NAMES = 40
 
 
@@ -25,10 +27,10 @@ def show(
     if as_json:
         import json
 
-        typer.echo(json.dumps(facts, indent=2))
+        tell(json.dumps(facts, indent=2))
         return
     for line in lines(facts):
-        typer.echo(line)
+        tell(line)
 
 
 def describe(pipe: Any, source: str) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from flexvar.cli.output import say
+
 
 def web(
     model: Annotated[
@@ -53,6 +55,6 @@ def web(
         raise FlexvarError("No model comes with this build; name one: flexvar web DIR.")
     pipelines = {}
     for name in names:
-        typer.echo(f"{name} ...")
+        say(f"{name} ...")
         pipelines[Path(name).name] = Pipeline.from_pretrained(name, device=device, dtype=dtype)
-    serve(pipelines, host=host, port=port, open_browser=open_browser, say=typer.echo)
+    serve(pipelines, host=host, port=port, open_browser=open_browser, say=say)

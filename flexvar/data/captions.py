@@ -37,7 +37,9 @@ def from_mapping(data: Any) -> tuple[str, ...]:
     for key in ("caption", "captions"):
         value = data.get(key, [])
         values += value if isinstance(value, list) else [value]
-    return tuple(v.strip() for v in values if isinstance(v, str) and v.strip())
+    # JSON can hold halves of surrogate pairs, which are no text.
+    texts = (v.encode("utf-8", "replace").decode() for v in values if isinstance(v, str))
+    return tuple(text.strip() for text in texts if text.strip())
 
 
 class FolderCaptions:

@@ -17,6 +17,7 @@ from flexvar.data.names import read_class_names
 from flexvar.data.sources import Defaults, choose_classes, no_validation, order_of
 from flexvar.errors import FlexvarError
 from flexvar.images import open_image
+from flexvar.text import printable
 
 USUAL_VAL_FRACTION = 0.1
 
@@ -50,7 +51,8 @@ class Folder:
         if names.is_file():
             add_titles(self.listing, read_class_names(names))
         titles = self.listing.titles
-        folders = {titles.get(folder, folder): folder for folder in self.listing.train}
+        # Names of folders may be no text; classes are called as they can be shown.
+        folders = {printable(titles.get(folder, folder)): folder for folder in self.listing.train}
         self.class_names = choose_classes(list(folders), config.classes)
         self.folders = [folders[name] for name in self.class_names]
         if check:

@@ -25,6 +25,7 @@ from flexvar.data.listing import SUFFIXES
 from flexvar.data.names import decoded
 from flexvar.data.notes import Notes
 from flexvar.data.tar import MOST_MEMBER, DamagedError, Tar
+from flexvar.text import printable
 
 LABELS = ("cls", "json")
 CAPTION = "txt"
@@ -259,7 +260,7 @@ def _label(kind: str, data: bytes, key: str, notes: Notes) -> str:
     if len(text) > MOST_NAME:
         notes.add(f"labels of more than {MOST_NAME} characters: taken as none", key)
         return ""
-    return text
+    return printable(text)
 
 
 def _json_label(found: Any) -> str:

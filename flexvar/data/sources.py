@@ -14,6 +14,7 @@ from PIL import Image
 
 from flexvar.data.config import DataConfig, Split
 from flexvar.errors import FlexvarError
+from flexvar.text import printable
 
 if TYPE_CHECKING:
     from flexvar.data.shards import ShardPictures
@@ -112,6 +113,7 @@ def choose_classes(found: Sequence[str], wanted: Sequence[str] | None) -> tuple[
     """The classes to use, in order: those wanted, or all. Raises for one that is not there."""
     if wanted is None:
         return tuple(found)
+    wanted = [printable(name) for name in wanted]
     for name in wanted:
         if name not in found:
             near = get_close_matches(name, found, n=1)

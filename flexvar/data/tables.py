@@ -50,7 +50,7 @@ class Listed:
         if bare and bare < len(rows):
             notes.add("pictures without a label, among others with one: left out", count=bare)
             rows = [row for row in rows if row[1]]
-        rows = [(name, label or ONLY_CLASS, split) for name, label, split in rows]
+        rows = [(name, printable(label) or ONLY_CLASS, split) for name, label, split in rows]
         names = sorted({label for _, label, _ in rows})
         if all(name.isdecimal() and len(name) < 19 for name in names):
             names.sort(key=int)

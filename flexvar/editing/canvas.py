@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from flexvar.errors import FlexvarError
+from flexvar.errors import FlexvarError, shown
+from flexvar.values import plain, real, whole
 
 Fill = Literal["reflect", "edge", "smooth"]
 FILLS: tuple[Fill, ...] = get_args(Fill)
@@ -36,7 +37,11 @@ def margins_of(
     if (ratio is None) == (margins is None):
         raise FlexvarError("Give either ratio or margins: ratio=(1, 2) is twice as wide.")
     if ratio is not None:
-        rows, columns = ratio if isinstance(ratio, tuple | list) else (ratio, ratio)
+        ratio = plain(ratio)
+        pair = ratio if isinstance(ratio, tuple | list) else (ratio, ratio)
+        if len(pair) != 2:
+            raise FlexvarError(f"ratio: got {shown(ratio)}; expected a number, or two of them.")
+        rows, columns = (real("ratio", side) for side in pair)
         if not (1 <= rows < float("inf") and 1 <= columns < float("inf")):
             raise FlexvarError(
                 f"ratio: {rows:g}:{columns:g} would make the canvas smaller than the picture; both "
@@ -45,13 +50,16 @@ def margins_of(
         more = round(size[0] * rows) - size[0], round(size[1] * columns) - size[1]
         result = more[0] // 2, more[1] - more[1] // 2, more[0] - more[0] // 2, more[1] // 2
     else:
-        sides = (margins,) * 4 if isinstance(margins, int) else tuple(margins or ())
+        margins = plain(margins)
+        given = margins if isinstance(margins, tuple | list) else (margins,) * 4
+        sides = tuple(whole("margins", side) for side in given)
         if len(sides) != 4 or min(sides) < 0:
             raise FlexvarError(
-                f"margins: got {margins}; expected pixels from 0 on: one number, or top, right, "
-                "bottom, left."
+                f"margins: got {shown(margins)}; expected pixels from 0 on: one number, or top, "
+                "right, bottom, left."
             )
-        result = sides
+        top, right, bottom, left = sides
+        result = top, right, bottom, left
     if not any(result):
         raise FlexvarError(
             f"The canvas is no larger than the picture, {size[0]}x{size[1]}: there is nothing to "

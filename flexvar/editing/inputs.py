@@ -18,8 +18,9 @@ from PIL import Image
 from torch import Tensor
 
 from flexvar import images
-from flexvar.errors import FlexvarError
+from flexvar.errors import FlexvarError, shown
 from flexvar.text import printable
+from flexvar.values import plain, real, whole
 
 # Longest side in pixels of a picture that is taken, unless told: 200 MB as an RGB file, before
 # any network sees it.
@@ -178,6 +179,7 @@ def _open(source: Any, what: str, max_side: int) -> Image.Image:
 
 def check_side(height: int, width: int, max_side: int, what: str = "image") -> None:
     """Raise `FlexvarError` for a picture with a side over ``max_side`` pixels."""
+    max_side = whole("max_side", max_side)
     if max(height, width) > max_side:
         raise FlexvarError(
             f"{what}: {height}x{width} pixels are more than {max_side} a side; make it smaller, or "
@@ -275,15 +277,21 @@ def box_masks(
     box: (left, top, right, bottom) in pixels, right and bottom exclusive, as Pillow has them.
     Raises `FlexvarError` for one that is empty or reaches out of the picture.
     """
-    many = bool(box) and isinstance(box[0], list | tuple)
-    boxes: list[Any] = list(box) if many else [box]
+    given = plain(box)
+    if not isinstance(given, list | tuple):
+        raise FlexvarError(f"box: got {shown(given)}; expected left, top, right, bottom in pixels.")
+    many = bool(given) and isinstance(given[0], list | tuple)
+    boxes: list[Any] = list(given) if many else [given]
     if len(boxes) not in (1, count):
         raise FlexvarError(f"box: {len(boxes)} boxes for {count} pictures; give one, or one each.")
     masks = torch.zeros(len(boxes), *size, dtype=torch.bool, device="cpu")
     for mask_HW, one in zip(masks, boxes, strict=True):
-        if len(one) != 4:
-            raise FlexvarError(f"box: got {one}; expected left, top, right, bottom in pixels.")
-        left, top, right, bottom = map(int, one)
+        sides = [real("box", side) for side in one] if isinstance(one, list | tuple) else []
+        if len(sides) != 4 or not all(side.is_integer() for side in sides):
+            raise FlexvarError(
+                f"box: got {shown(one)}; expected left, top, right, bottom in pixels."
+            )
+        left, top, right, bottom = map(int, sides)
         if not (0 <= left < right <= size[1] and 0 <= top < bottom <= size[0]):
             raise FlexvarError(
                 f"box: {left},{top},{right},{bottom} (left, top, right, bottom) does not lie in "

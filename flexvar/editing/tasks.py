@@ -39,6 +39,7 @@ from flexvar.metrics import likelihood as scoring
 from flexvar.resolve import Edit, Label, Steps, Task
 from flexvar.result import Result, pictures
 from flexvar.session import Session
+from flexvar.values import whole
 
 Labels = Label | Sequence[Label]
 
@@ -52,6 +53,7 @@ def inpaint(self: Session, image: Any, mask: Any, label: Labels = None, **option
     Raises `FlexvarError` for anything that cannot be.
     """
     self.check_keywords("inpaint", options, Edit.__annotations__)
+    options = resolve.numbers(options)
     own, stored = inputs.read_pictures(image, options.get("max_side", MAX_SIDE))
     masks = inputs.read_masks(mask, (own.shape[-2], own.shape[-1]), len(own))
     filled = canvas.fill_in(own, masks)
@@ -72,6 +74,7 @@ def edit(
     Raises `FlexvarError` for anything that cannot be.
     """
     self.check_keywords("edit", options, Edit.__annotations__)
+    options = resolve.numbers(options)
     own, stored = inputs.read_pictures(image, options.get("max_side", MAX_SIDE))
     masks = inputs.box_masks(box, (own.shape[-2], own.shape[-1]), len(own))
     filled = canvas.fill_in(own, masks)
@@ -97,6 +100,7 @@ def outpaint(
     Raises `FlexvarError` for anything that cannot be, a canvas smaller than the picture too.
     """
     self.check_keywords("outpaint", options, Edit.__annotations__)
+    options = resolve.numbers(options)
     max_side = options.get("max_side", MAX_SIDE)
     image_B3HW, stored = inputs.read_pictures(image, max_side)
     height, width = image_B3HW.shape[-2:]
@@ -115,6 +119,7 @@ def expand(self: Session, image: Any, label: Labels = None, **options: Any) -> R
     `outpaint` with the ratio (1, 2). The other keywords: see `flexvar.editing.tasks`.
     """
     self.check_keywords("expand", options, Edit.__annotations__)
+    options = resolve.numbers(options)
     return outpaint(self, image, (1, 2), label, **options)
 
 
@@ -138,7 +143,9 @@ def refine(
     Raises `FlexvarError` for a size that is not larger, or of another shape than the picture.
     """
     self.check_keywords("refine", options, Task.__annotations__)
-    size = (size, size) if isinstance(size, int) else size
+    options = resolve.numbers(options)
+    size = _sides(size)
+    start = None if start is None else whole("start", start)
     max_side = options.get("max_side", MAX_SIDE)
     image_B3HW, stored = inputs.read_pictures(image, max_side)
     inputs.check_side(*size, max_side, "size")
@@ -190,6 +197,9 @@ def regenerate(
     Raises `FlexvarError` for a step that there is not.
     """
     self.check_keywords("regenerate", options, Task.__annotations__)
+    options = resolve.numbers(options)
+    start = whole("start", start)
+    maps = [torch.as_tensor(map_Bhw) for map_Bhw in maps]
     layout = Layout.of(*((map_Bhw.shape[1], map_Bhw.shape[2]) for map_Bhw in maps))
     if not 0 < start < len(layout):
         raise FlexvarError(
@@ -352,6 +362,14 @@ def _layout(
         own = image_B3HW.shape[-2], image_B3HW.shape[-1]
         size = canvas.model_size(own, pipe.size, pipe.tokenizer.space.stride)
     return pipe.layout(size, steps, any_size=any_size)
+
+
+def _sides(size: Any) -> tuple[int, int]:
+    """A size that has to be given, as (height, width)."""
+    sides = resolve.sides(size)
+    if sides is None:
+        raise FlexvarError("size: got None; expected a number or (height, width).")
+    return sides
 
 
 def _check_refined(

@@ -15,6 +15,7 @@ from torch import Tensor
 from flexvar.errors import FlexvarError
 from flexvar.files import whole_file
 from flexvar.images.read import SETTINGS_KEY
+from flexvar.values import plain, writable
 
 ANIMATIONS = (".webp", ".gif")
 
@@ -53,7 +54,7 @@ def encode_png(image: Image.Image, settings: Mapping[str, Any], *, mark: bool = 
     trainedAlgorithmicMedia, IPTC), which other programs read.
     """
     info = PngImagePlugin.PngInfo()
-    info.add_itxt(SETTINGS_KEY, json.dumps(settings))
+    info.add_itxt(SETTINGS_KEY, json.dumps(plain(settings), default=writable))
     if mark:
         info.add_itxt("XML:com.adobe.xmp", XMP)
     data = io.BytesIO()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Iterator, Sequence
 from itertools import zip_longest
@@ -18,7 +17,8 @@ from torch import nn
 
 from flexvar.components import Tokenizer
 from flexvar.data import Batch, Dataset, batches
-from flexvar.errors import FlexvarError
+from flexvar.errors import FlexvarError, reason
+from flexvar.files import UnwritableError, whole_file, write_json
 from flexvar.training.recipe import CacheConfig, TrainRecipe
 
 KEY, LATENTS, LABELS, CAPTIONS = "key.json", "latents.npy", "labels.npy", "captions.json"
@@ -151,23 +151,18 @@ class _Filling:
             if world > 1:
                 accelerator.wait_for_everyone()
             mine = self._encode(rank, world, accelerator.device)
-            temporary = parts[rank].with_suffix(".tmp")
-            temporary.write_text(json.dumps(mine, ensure_ascii=False), encoding="utf-8")
-            os.replace(temporary, parts[rank])
+            _write(parts[rank], mine)
             if rank == 0:
                 _wait(parts)
                 self._join([json.loads(part.read_text("utf-8")) for part in parts])
-                temporary = self.directory / f".{KEY}.tmp"
-                temporary.write_text(json.dumps(self.key, indent=2) + "\n")
-                os.replace(temporary, self.directory / KEY)
+                write_json(self.directory / KEY, self.key)
                 for part in parts:
                     part.unlink()
             else:
                 _wait([self.directory / KEY])
-        except OSError as error:
-            raise FlexvarError(
-                f"cache.directory: cannot write {self.directory}: {error.strerror or error}."
-            ) from None
+        except (OSError, UnwritableError) as error:
+            why = error.reason if isinstance(error, UnwritableError) else reason(error)
+            raise FlexvarError(f"cache.directory: cannot write {self.directory}: {why}.") from None
 
     def _begin(self) -> None:
         self.directory.mkdir(parents=True, exist_ok=True)
@@ -211,8 +206,13 @@ class _Filling:
         np.save(self.directory / LABELS, np.array([label for label, _ in samples], dtype=np.int64))
         texts: dict[tuple[str, ...], int] = {}
         called = [texts.setdefault(tuple(captions), len(texts)) for _, captions in samples]
-        kept = json.dumps({"texts": list(texts), "of": called}, ensure_ascii=False)
-        (self.directory / CAPTIONS).write_text(kept + "\n", encoding="utf-8")
+        _write(self.directory / CAPTIONS, {"texts": list(texts), "of": called})
+
+
+def _write(path: Path, values: Any) -> None:
+    # Escapes, as a label or caption may be no text that a file can hold.
+    with whole_file(path) as temporary:
+        temporary.write_text(json.dumps(values) + "\n", encoding="utf-8")
 
 
 def _wait(paths: Sequence[Path]) -> None:

@@ -16,11 +16,13 @@ import yaml
 from PIL import Image
 
 from flexvar.errors import CheckpointError, FlexvarError
+from flexvar.files import UnwritableError, sweep, sync, temporary_name, whole_file
 from flexvar.training.lock import held
 from flexvar.training.recipe import TrainRecipe
 
 STATE, BEST, RECIPE, LOG = "state.pt", "best.json", "recipe.yaml", "log.jsonl"
 FORMAT = 1
+LEFT_BEHIND = re.compile(r"\.(step-\d+(\.png)?|best\.json|recipe\.yaml|log\.jsonl)\.tmp")
 
 
 class UnreadableStateError(CheckpointError):
@@ -74,10 +76,11 @@ class RunDirectory:
             for folder in (self.path, self.checkpoints, self.path / "samples"):
                 folder.mkdir(parents=True, exist_ok=True)
             for folder in (self.path, self.checkpoints, self.path / "samples"):
-                for left in folder.glob(".*.tmp"):
-                    if left.is_dir():
+                sweep(folder)
+                for left in folder.glob(".*.tmp"):  # names of earlier versions
+                    if LEFT_BEHIND.fullmatch(left.name) and left.is_dir():
                         shutil.rmtree(left, ignore_errors=True)
-                    else:
+                    elif LEFT_BEHIND.fullmatch(left.name):
                         left.unlink(missing_ok=True)
 
     def steps(self) -> list[int]:
@@ -104,9 +107,8 @@ class RunDirectory:
         """
         step = int(state["step"])
         target = self.folder(step)
-        temporary = self.checkpoints / f".step-{step:08d}.tmp"
+        temporary = temporary_name(target)
         try:
-            shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
             with open(temporary / STATE, "wb") as file:
                 torch.save(dict(state), file)
@@ -118,7 +120,7 @@ class RunDirectory:
                 temporary.rmdir()
             else:
                 os.replace(temporary, target)
-            _sync_folder(self.checkpoints)
+            sync(self.checkpoints)
         except (OSError, RuntimeError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             raise CheckpointError(
@@ -223,24 +225,24 @@ class RunDirectory:
     def save_picture(self, image: Image.Image, step: int) -> None:
         """Keep the pictures of a step."""
         path = self.path / "samples" / f"step-{step:08d}.png"
-        temporary = path.with_name(f".{path.name}.tmp")
-        with self._writing():
+        with self._writing(), whole_file(path) as temporary:
             image.save(temporary, format="PNG")
-            os.replace(temporary, path)
 
     def _text(self, path: Path, text: str) -> None:
         if not self.write:
             return
-        temporary = path.with_name(f".{path.name}.tmp")
-        with self._writing():
+        with self._writing(), whole_file(path) as temporary:
             temporary.write_text(text, encoding="utf-8")
-            os.replace(temporary, path)
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         """Turn what the system says into a `CheckpointError` that says what is whole."""
         try:
             yield
+        except UnwritableError as error:
+            raise CheckpointError(
+                f"Cannot write to {self.path}: {error.reason}.{self.whole()}"
+            ) from None
         except OSError as error:
             raise CheckpointError(
                 f"Cannot write to {self.path}: {self._reason(error)}.{self.whole()}"
@@ -260,15 +262,3 @@ class RunDirectory:
                 return cause.strerror
             cause = cause.__context__
         return str(error).strip().splitlines()[0]
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have a rename in a folder survive a loss of power, where the system can."""
-    try:
-        handle = os.open(folder, os.O_RDONLY)
-    except OSError:
-        return  # Windows opens no folders
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

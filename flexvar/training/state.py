@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from flexvar.errors import FlexvarError
+from flexvar.text import printable
 from flexvar.training.recipe import TrainRecipe
 from flexvar.training.run import FORMAT
 from flexvar.training.stage import full_tensors
@@ -75,7 +76,7 @@ def take_over(loop: Loop, state: Mapping[str, Any]) -> None:
 
 def _check_data(loop: Loop, state: Mapping[str, Any]) -> None:
     data = loop.stage.train_data
-    if (classes := state.get("classes")) not in (None, list(data.class_names)):
+    if (classes := _classes(state)) not in (None, list(data.class_names)):
         raise FlexvarError(
             f"The run cannot go on with other classes: there were {len(classes)} "
             f"({some(classes)}), now {data.num_classes} ({some(data.class_names)}). Bring the "
@@ -86,6 +87,12 @@ def _check_data(loop: Loop, state: Mapping[str, Any]) -> None:
             f"Warning: there were {pictures} pictures to train on, now there are {len(data)}; "
             "the run goes on with these, but not as it would have."
         )
+
+
+def _classes(state: Mapping[str, Any]) -> list[str] | None:
+    """The classes of a state; names that are no text are as they can be shown since."""
+    found = state.get("classes")
+    return None if found is None else [printable(name) for name in found]
 
 
 def _take_over_best(loop: Loop, value: float | None, step: int | None) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from html import escape
 
 import torch
 from PIL import Image
@@ -18,6 +17,7 @@ from flexvar.resolve import Label
 from flexvar.result import Result
 from flexvar.sequence import fold_scales
 from flexvar.web import page as shell
+from flexvar.web.page import shown
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +149,7 @@ def page(title: str, parts: Sequence[tuple[str, Demo]], *, zoom: float = 2.0) ->
     """The HTML of several models' sections, side by side by section; pictures are data URIs."""
     total = sum(section.seconds for _, demo in parts for section in demo.sections)
     body = [
-        f"<h1>{escape(title)}</h1>",
+        f"<h1>{shown(title)}</h1>",
         f"<p>Made in {total:.0f} s on the CPU or GPU named below.</p>",
     ]
     by_title: dict[str, list[tuple[str, Section]]] = {}
@@ -157,10 +157,10 @@ def page(title: str, parts: Sequence[tuple[str, Demo]], *, zoom: float = 2.0) ->
         for section in demo.sections:
             by_title.setdefault(section.title, []).append((name, section))
     for heading, group in by_title.items():
-        body.append(f"<h2>{escape(heading)}</h2><p>{escape(group[0][1].text)}</p>")
+        body.append(f"<h2>{shown(heading)}</h2><p>{shown(group[0][1].text)}</p>")
         for name, section in group:
             label = f"{name}: {section.seconds:.1f} s"
-            body.append(f"<p><b>{escape(label)}</b></p><div class='row'>")
+            body.append(f"<p><b>{shown(label)}</b></p><div class='row'>")
             body += [shell.figure(caption, image, zoom=zoom) for caption, image in section.pictures]
             body.append("</div>")
     body.append("<h2>Settings</h2>")
@@ -168,7 +168,7 @@ def page(title: str, parts: Sequence[tuple[str, Demo]], *, zoom: float = 2.0) ->
         rows = [("model", name), *(tuple(line.split(None, 1)) for line in demo.pipe.describe())]
         rows += [("device", str(demo.pipe.device)), ("seed", str(demo.seed))]
         rows += [(k, str(v)) for k, v in demo.pipe.settings.model_dump(exclude_none=True).items()]
-        cells = "".join(f"<tr><td>{escape(a)}</td><td>{escape(b)}</td></tr>" for a, b in rows)
+        cells = "".join(f"<tr><td>{shown(a)}</td><td>{shown(b)}</td></tr>" for a, b in rows)
         body.append(f"<table>{cells}</table><br>")
     return shell.page(title, "\n".join(body))
 

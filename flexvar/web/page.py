@@ -8,6 +8,8 @@ from html import escape
 
 from PIL import Image
 
+from flexvar.text import printable
+
 STYLE = """
 :root { color-scheme: light dark; }
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 68rem; margin: 2rem auto; padding: 0 1rem; }
@@ -23,6 +25,11 @@ td, th { padding: .15rem .9rem .15rem 0; vertical-align: top; text-align: left; 
 """
 
 
+def shown(value: object) -> str:
+    """The text of anything in HTML, as it stands there: no markup, no letter a page cannot hold."""
+    return escape(printable(value), quote=True)
+
+
 def page(title: str, body: str, *, style: str = "", head: str = "") -> str:
     """A whole page around a body of HTML.
 
@@ -32,7 +39,7 @@ def page(title: str, body: str, *, style: str = "", head: str = "") -> str:
     return (
         "<!doctype html><html lang='en'><head><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(title)}</title>{sheet}{head}</head><body>{body}</body></html>\n"
+        f"<title>{shown(title)}</title>{sheet}{head}</head><body>{body}</body></html>\n"
     )
 
 
@@ -42,7 +49,7 @@ def figure(caption: str, image: Image.Image, *, zoom: float = 1.0) -> str:
     image.save(data, format="PNG", optimize=True)
     source = base64.b64encode(data.getvalue()).decode("ascii")
     width, height = (round(side * zoom) for side in image.size)
-    text = escape(caption, quote=True)
+    text = shown(caption)
     return (
         f"<figure><img src='data:image/png;base64,{source}' alt='{text}' "
         f"width='{width}' height='{height}'><figcaption>{text}</figcaption></figure>"

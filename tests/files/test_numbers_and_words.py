@@ -1,11 +1,14 @@
 """Values of any library are numbers, words of other libraries get a hint, paths are told apart."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
 from helpers import TINY, shake
+from PIL import Image
 
-from flexvar import FlexvarError, Pipeline
+from flexvar import FlexvarError, Pipeline, images
 from flexvar.config import override, parse_yaml
 from flexvar.values import plain, real, whole
 
@@ -66,6 +69,67 @@ def test_a_call_takes_numbers_of_any_library(tiny):
         for one, other in zip(wanted.images, found.images, strict=True):
             assert one.tobytes() == other.tobytes()
         assert wanted.settings == found.settings
+
+
+def picture() -> Image.Image:
+    return Image.fromarray(np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3))
+
+
+CALLS = {
+    "num": lambda p, n: p(0, size=8, seed=0, num=n(2), images_per_call=n(1), tile=n(0)),
+    "index": lambda p, n: p(0, size=8, seed=0, first_index=n(2)),
+    "box": lambda p, n: p.edit(picture(), n([2, 2, 9, 9]), 1, seed=n(0), feather=n(3)),
+    "boxes": lambda p, n: p.edit(picture(), [n([2, 2, 9, 9])], 1, seed=0, num=n(2)),
+    "ratio": lambda p, n: p.outpaint(picture(), n(2), 1, seed=0),
+    "ratios": lambda p, n: p.outpaint(picture(), n([1, 2]), 1, seed=0, max_side=n(99)),
+    "margin": lambda p, n: p.outpaint(picture(), label=1, margins=n(4), seed=0),
+    "margins": lambda p, n: p.outpaint(picture(), label=1, margins=n([4, 0, 0, 4]), seed=0),
+    "refine": lambda p, n: p.refine(picture(), n([32, 32]), 1, start=n(3), seed=0, steps=n(5)),
+    "size": lambda p, n: p.refine(picture(), n(32), 1, seed=0),
+    "regenerate": lambda p, n: p.regenerate(p(0, size=8, seed=0).maps, n(1), 1, seed=0),
+}
+
+
+@pytest.mark.parametrize("number", [np.array, torch.tensor, np.int64], ids=["np", "torch", "int64"])
+@pytest.mark.parametrize("call", CALLS)
+def test_every_number_of_a_call_may_be_of_any_library(tiny, tmp_path, call, number):
+    wanted = CALLS[call](tiny, lambda value: value)
+    found = CALLS[call](tiny, number)
+    assert [one.tobytes() for one in found.images] == [one.tobytes() for one in wanted.images]
+    assert found.settings == wanted.settings
+    path = found.save(tmp_path)[0]
+    assert images.read_settings(path) == json.loads(json.dumps(wanted.image_settings(0)))
+
+
+def test_settings_with_such_values_are_saved(tmp_path):
+    settings = {"of": np.float32(0.5), "list": torch.tensor([1, 2]), np.int64(3): {"a": {4}}}
+    images.save_png(picture(), tmp_path / "a.png", settings)
+    assert images.read_settings(tmp_path / "a.png") == {"of": 0.5, "list": [1, 2], "3": {"a": [4]}}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda p: p(0, num=1.5), "num: got 1.5; expected a whole number"),
+        (lambda p: p(0, tile="a"), "tile: got 'a'; expected a whole number"),
+        (lambda p: p.edit(picture(), 3, 1), "box: got 3; expected left"),
+        (
+            lambda p: p.edit(picture(), np.array([1, 2, 3]), 1),
+            r"box: got \[1, 2, 3\]; exp",
+        ),
+        (lambda p: p.edit(picture(), (0.5, 0, 9, 9), 1), "box: got .*; expected left"),
+        (lambda p: p.edit(picture(), (0, 0, 9, 9), 1, feather=np.array([1, 2])), "feather: got"),
+        (lambda p: p.outpaint(picture(), "2", 1), "ratio: got '2'; expected a number"),
+        (lambda p: p.outpaint(picture(), (1, 2, 3), 1), "ratio: got .*; expected a number"),
+        (lambda p: p.outpaint(picture(), label=1, margins=[1, "2", 3, 4]), "margins: got '2'"),
+        (lambda p: p.refine(picture(), None, 1), "size: got None"),
+        (lambda p: p.refine(picture(), 32, 1, start=1.5), "start: got 1.5; expected a whole"),
+        (lambda p: p.reconstruct(picture(), max_side="9"), "max_side: got '9'"),
+    ],
+)
+def test_what_is_no_such_number_is_said(tiny, call, message):
+    with pytest.raises(FlexvarError, match=message):
+        call(tiny)
 
 
 @pytest.mark.parametrize("value", [1.5, object(), True])
@@ -134,3 +198,10 @@ def test_a_path_that_is_not_there_is_not_looked_up_on_the_hub(monkeypatch):
         Pipeline.from_pretrained("runs/tokenizer")
     with pytest.raises(FlexvarError, match="no path|There is no checkpoint"):
         Pipeline.from_pretrained("n" * 5000)
+
+
+def test_the_repr_of_a_pipeline_is_a_few_lines(tiny, tiny_dir):
+    lines = repr(Pipeline.from_pretrained(tiny_dir)).splitlines()
+    assert 5 < len(lines) < 14
+    assert lines[0] == f"Pipeline({tiny_dir}, cpu, float32)"
+    assert "backbone   transformer: depth 2, width 64, num_heads 2" in repr(tiny)
