@@ -34,6 +34,14 @@ def data(
     size: Annotated[
         str, typer.Option(help="Side or HEIGHTxWIDTH in pixels that training would use.")
     ] = "64",
+    buckets: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Show the sizes that pictures get in buckets of sides of so many pixels.",
+            show_default="none",
+        ),
+    ] = None,
 ) -> None:
     """Report on pictures to train on: classes, sizes, and files that cannot be read.
 
@@ -55,7 +63,12 @@ def data(
         raise FlexvarError(f"--sheet {sheet}: there is no folder {sheet.absolute().parent}.")
     numbers = [int(side) for side in sides]
     config = parse(
-        DataConfig, {"source": source, "size": numbers[0] if len(numbers) == 1 else numbers}
+        DataConfig,
+        {
+            "source": source,
+            "size": numbers[0] if len(numbers) == 1 else numbers,
+            "buckets": buckets,
+        },
     )
 
     from rich.console import Console
@@ -112,6 +125,8 @@ def _print(console: Console, source: str, size: tuple[int, int], result: Survey)
     if result.left_out:
         kinds = ", ".join(f"{count} {kind}" for kind, count in result.left_out.most_common(10))
         say(f"Not counted as pictures, left out: {kinds}")
+    for line in result.buckets:
+        tell(f"Bucket {line}")
     for line in result.notes:
         say(f"{line[:1].upper()}{line[1:]}")
     say(f"Unreadable: {len(result.unreadable)}")

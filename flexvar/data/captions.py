@@ -47,12 +47,16 @@ class FolderCaptions:
 
     A line of ``captions.jsonl`` is ``{"file": "cat/x.png", "caption": "a cat"}``, or with
     "captions", a list; the file is named from where ``captions.jsonl`` lies. Both may be there.
+    listed: captions that are known already, by picture.
     """
 
-    def __init__(self, root: Path, paths: list[str]) -> None:
+    def __init__(
+        self, root: Path, paths: list[str], listed: Mapping[str, tuple[str, ...]] | None = None
+    ) -> None:
         self.root = root
-        self._listed: dict[str, tuple[str, ...]] = {}
-        folders = {parent for path in paths for parent in Path(path).parents} or {Path(".")}
+        self._listed = dict(listed or {})
+        inside = [Path(path) for path in paths if not Path(path).is_absolute()]
+        folders = {parent for path in inside for parent in path.parents} or {Path(".")}
         files = [root / folder / FILE for folder in sorted(folders)]
         self._read_all([file for file in files if file.is_file()], set(paths))
 
@@ -75,7 +79,7 @@ class FolderCaptions:
     def _read_all(self, files: list[Path], known: set[str]) -> None:
         for file in files:
             strange = ""
-            for name, captions in _entries(file):
+            for name, captions in entries(_text(file), file):
                 path = str((file.parent / name).relative_to(self.root)) if name else ""
                 if path in known:
                     self._listed[path] = (*self._listed.get(path, ()), *captions)
@@ -87,13 +91,19 @@ class FolderCaptions:
                 )
 
 
-def _entries(file: Path) -> Iterator[tuple[str, tuple[str, ...]]]:
-    """(file, captions) of each line."""
+def _text(file: Path) -> str:
     try:
-        texts = file.read_text("utf-8-sig").splitlines()
+        return file.read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise FlexvarError(f"Cannot read {file}: {error}.") from None
-    for number, text in enumerate(texts, 1):
+
+
+def entries(lines_of: str, file: object) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(picture, captions) of each line of a ``captions.jsonl``.
+
+    Raises `FlexvarError` for a line that is none.
+    """
+    for number, text in enumerate(lines_of.splitlines(), 1):
         if not text.strip():
             continue
         try:

@@ -45,7 +45,7 @@ class DataConfig(ComponentConfig):
     process keeps, so that large photographs are decoded once; the samples do not depend on it.
     buckets: pictures train at sizes of their own shape, of about the area of ``size``, whose
     sides are multiples of so many pixels; every batch has one size. Not for shards.
-    image_column, label_column: of a list; found by their usual names unless given.
+    image_column, label_column, caption_column: of a list; found by their usual names unless given.
     """
 
     source: str
@@ -62,6 +62,7 @@ class DataConfig(ComponentConfig):
     buckets: int | None = Field(default=None, ge=1)
     image_column: str | None = None
     label_column: str | None = None
+    caption_column: str | None = None
 
     @field_validator("crop_range")
     @classmethod

@@ -167,7 +167,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """A text that changes when the pictures or the rule that crops them do."""
         # What is not asked for is no option, so that what was made before stays valid.
-        later = ("image_column", "label_column", "buckets")
+        later = ("image_column", "label_column", "caption_column", "buckets")
         unnamed = {key for key in later if getattr(self.config, key) is None}
         options = self.config.model_dump(exclude={"cache_mb", *unnamed})
         parts = (options, self.class_names, self.split, self.rule, self.pictures.state())

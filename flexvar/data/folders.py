@@ -6,6 +6,7 @@ Captions stand beside the pictures, see `flexvar.data.captions`.
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
@@ -116,9 +117,15 @@ class FilePictures:
 
     repeats = 1
 
-    def __init__(self, root: Path, paths: list[str], labels: list[int]) -> None:
+    def __init__(
+        self,
+        root: Path,
+        paths: list[str],
+        labels: list[int],
+        captions: Mapping[str, tuple[str, ...]] | None = None,
+    ) -> None:
         self.root, self.paths, self.labels = root, paths, labels
-        self._captions = FolderCaptions(root, paths)
+        self._captions = FolderCaptions(root, paths, captions)
 
     def __len__(self) -> int:
         return len(self.paths)

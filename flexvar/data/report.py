@@ -37,6 +37,7 @@ class Survey:
     counts: readable pictures per class and split. sizes: (height, width) of each, upright.
     unreadable: reasons, each with the name of its file. left_out: files per suffix that are no
     pictures. strays: pictures that belong to no class. notes: what else is left out, and why.
+    buckets: how many training pictures get each size, where the config has buckets.
     """
 
     class_names: tuple[str, ...]
@@ -46,6 +47,7 @@ class Survey:
     left_out: Counter[str] = field(default_factory=Counter)
     strays: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    buckets: list[str] = field(default_factory=list)
 
     def small(self, size: tuple[int, int]) -> int:
         """How many pictures are smaller than a sample of (height, width), and get enlarged."""
@@ -89,6 +91,11 @@ def survey(config: DataConfig, advance: Callable[[int], None] = lambda total: No
             result.unreadable += [
                 why for why in pictures.problems.values() if why not in result.unreadable
             ]
+    if config.buckets is not None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            sorted_in = open_data(config, "train").buckets
+        result.buckets = [] if sorted_in is None else sorted_in.lines()
     return result
 
 

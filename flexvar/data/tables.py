@@ -6,16 +6,19 @@ import csv
 import json
 import os
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 from PIL import Image
 
+from flexvar.data.captions import FILE as CAPTIONS
+from flexvar.data.captions import entries, from_mapping, lines
 from flexvar.data.config import DataConfig, Split
 from flexvar.data.folders import USUAL_VAL_FRACTION, FilePictures, split_off
 from flexvar.data.listing import LEFT_BEHIND, LITTER, SUFFIXES, TRAINING, VALIDATION
+from flexvar.data.names import decoded
 from flexvar.data.notes import Notes
 from flexvar.data.sources import Defaults, choose_classes, no_validation
 from flexvar.data.tar import MOST_MEMBER
@@ -29,34 +32,62 @@ COLUMNS = {
     "image": ("image", "file_name", "filename", "image_path", "path", "file", "filepath"),
     "label": ("label", "class", "class_name", "category", "target"),
     "split": ("split", "set", "subset"),
+    "caption": ("caption", "captions", "text"),
 }
 ONLY_CLASS = "pictures"
 MOST_LINE = 2**20
 MOST_NAME = 1000
 
 
+class Row(NamedTuple):
+    """A picture: its name, the text of its class ("" without one) and of its split, captions."""
+
+    name: str
+    label: str
+    split: str
+    captions: tuple[str, ...] = ()
+
+
 class Listed:
-    """Pictures by name, each with the text of its class ("" without one) and of its split.
+    """Pictures by name, each with the text of its class and of its split.
 
     The base of the sources below, which say how a picture is opened. Classes that are whole
     numbers sort as numbers, others as text; a picture without one among others is left out.
+    captions: by the pictures' names; of one that stands there several times all of them. order:
+    the source's own order of classes.
     """
 
     defaults = Defaults()
 
-    def __init__(self, config: DataConfig, rows: list[tuple[str, str, str]], notes: Notes) -> None:
+    def __init__(
+        self,
+        config: DataConfig,
+        rows: list[Row],
+        notes: Notes,
+        order: Sequence[str] | None = None,
+    ) -> None:
         self.config, self.notes = config, notes
-        bare = sum(not label for _, label, _ in rows)
+        bare = sum(not row.label for row in rows)
         if bare and bare < len(rows):
             notes.add("pictures without a label, among others with one: left out", count=bare)
-            rows = [row for row in rows if row[1]]
-        rows = [(name, printable(label) or ONLY_CLASS, split) for name, label, split in rows]
-        names = sorted({label for _, label, _ in rows})
+            rows = [row for row in rows if row.label]
+        rows = [row._replace(label=printable(row.label) or ONLY_CLASS) for row in rows]
+        self.captions: dict[str, tuple[str, ...]] = {}
+        for row in rows:
+            if row.captions:
+                known = self.captions.get(row.name, ())
+                self.captions[row.name] = tuple(dict.fromkeys((*known, *row.captions)))
+        names = sorted({row.label for row in rows})
         if all(name.isdecimal() and len(name) < 19 for name in names):
             names.sort(key=int)
+        if order is not None:
+            absent = [name for name in order if name not in names]
+            why = "classes of the set that have no picture"
+            notes.add(why, next(iter(absent), ""), count=len(absent), loss=False)
+            names = list(order)
         self.class_names = choose_classes(names, config.classes)
-        held = any(split in VALIDATION for _, _, split in rows)
-        skipped = [row for row in rows if row[2] not in ("", *TRAINING, *VALIDATION)]
+        held = any(row.split in VALIDATION for row in rows)
+        skipped = [row for row in rows if row.split not in ("", *TRAINING, *VALIDATION)]
         notes.add(
             "pictures of other splits than train and val: left out", count=len(skipped), loss=False
         )
@@ -64,7 +95,7 @@ class Listed:
         fraction = config.val_fraction
         self.fraction = 0.0 if held else USUAL_VAL_FRACTION if fraction is None else fraction
         for number, name in enumerate(self.class_names):
-            own = [(path, split) for path, label, split in rows if label == name]
+            own = [(row.name, row.split) for row in rows if row.label == name]
             train = [path for path, split in own if split in ("", *TRAINING)]
             val = [path for path, split in own if split in VALIDATION]
             if not held:
@@ -88,15 +119,15 @@ class Listed:
 class Table(Listed):
     """The source of a CSV, TSV or JSON Lines file: a picture a line, paths relative to the file.
 
-    Columns are found by their names (`COLUMNS`), or named by the options image_column and
-    label_column; which are taken is said in ``notes``.
+    Columns are found by their names (`COLUMNS`), or named by the options image_column,
+    label_column and caption_column; which are taken is said in ``notes``.
     """
 
     def __init__(self, config: DataConfig) -> None:
         path = Path(config.source).expanduser().absolute()
         self.root = path.parent
         notes = Notes()
-        rows: list[tuple[str, str, str]] = []
+        rows: list[Row] = []
         columns: dict[str, str | None] | None = None
         for line in _lines(path, notes):
             if columns is None:
@@ -111,25 +142,31 @@ class Table(Listed):
             if len(label) > MOST_NAME:
                 notes.add(f"labels of more than {MOST_NAME} characters: taken as none", label)
                 label = ""
-            rows.append((name, label, split.lower()))
+            rows.append(Row(name, label, split.lower(), _captions(line, columns["caption"])))
         super().__init__(config, rows, notes)
 
     def pictures(self, split: Split) -> FilePictures:
         """The pictures of a split."""
-        return FilePictures(self.root, *self.chosen(split))
+        return FilePictures(self.root, *self.chosen(split), self.captions)
 
 
 class Zip(Listed):
-    """The source of a zip file that holds a folder of pictures: CLASS/*, or train/CLASS/*."""
+    """The source of a zip file that holds a folder of pictures: CLASS/*, or train/CLASS/*.
+
+    Captions stand beside the pictures as in a folder, see `flexvar.data.captions`.
+    """
 
     def __init__(self, config: DataConfig) -> None:
         self.path = Path(config.source).expanduser().absolute()
         notes = Notes()
         names = []
+        listed: dict[str, tuple[str, ...]] = {}
         with _zip(self.path) as file:
             for info in file.infolist():
                 name = info.filename
                 parts = PurePosixPath(name).parts
+                if parts and parts[-1] == CAPTIONS and info.file_size <= MOST_MEMBER:
+                    listed |= _listed(file, name, f"{self.path}: {name}")
                 if info.is_dir() or PurePosixPath(name).suffix.lower() not in SUFFIXES:
                     continue
                 if any(part.startswith(".") or part.lower() in LITTER for part in parts):
@@ -150,12 +187,13 @@ class Zip(Listed):
         rows = []
         for name, way in names:
             split = way.pop(0).lower() if splits and len(way) > 1 else ""
-            rows.append((name, way[0] if len(way) > 1 else "", split))
+            label = way[0] if len(way) > 1 else ""
+            rows.append(Row(name, label, split, listed.get(name, ())))
         super().__init__(config, rows, notes)
 
     def pictures(self, split: Split) -> ZipPictures:
         """The pictures of a split."""
-        return ZipPictures(self.path, *self.chosen(split))
+        return ZipPictures(self.path, *self.chosen(split), self.captions)
 
 
 class ZipPictures:
@@ -163,8 +201,14 @@ class ZipPictures:
 
     repeats = 1
 
-    def __init__(self, path: Path, names: list[str], labels: list[int]) -> None:
-        self.path, self.names, self.labels = path, names, labels
+    def __init__(
+        self,
+        path: Path,
+        names: list[str],
+        labels: list[int],
+        captions: Mapping[str, tuple[str, ...]],
+    ) -> None:
+        self.path, self.names, self.labels, self.listed = path, names, labels, captions
         self._file: tuple[int, zipfile.ZipFile] | None = None
 
     def __len__(self) -> int:
@@ -180,19 +224,25 @@ class ZipPictures:
 
     def open(self, index: int, enough: tuple[int, int]) -> Image.Image:
         """The picture, upright in RGB."""
+        name = self.name(index)
+        data = _member(self._opened(), self.names[index], name)
+        return open_image(BytesIO(data), enough=enough, name=name)
+
+    def captions(self, index: int) -> tuple[str, ...]:
+        """What stands beside a picture, in ``x.txt`` or ``captions.jsonl``."""
+        file, listed = self._opened(), self.listed.get(self.names[index], ())
+        beside = str(PurePosixPath(self.names[index]).with_suffix(".txt"))
+        try:
+            file.getinfo(beside)
+        except KeyError:
+            return listed
+        found = lines(_member(file, beside, f"{self.path}: {beside}"))
+        return tuple(dict.fromkeys((*found, *listed)))
+
+    def _opened(self) -> zipfile.ZipFile:
         if self._file is None or self._file[0] != os.getpid():
             self._file = os.getpid(), _zip(self.path)
-        name = self.name(index)
-        try:
-            with self._file[1].open(self.names[index]) as member:
-                data = member.read(MOST_MEMBER + 1)
-        except Exception as error:
-            # zipfile and what unpacks stumble over anything in damaged files.
-            why = printable(error, most=300)
-            raise FlexvarError(f"{printable(name)} cannot be read: {why}") from None
-        if len(data) > MOST_MEMBER:
-            raise FlexvarError(f"{printable(name)} cannot be read: it is too large")
-        return open_image(BytesIO(data), enough=enough, name=name)
+        return self._file[1]
 
     def state(self) -> str:
         """Names and classes, and the file's size and time of change."""
@@ -202,6 +252,37 @@ class ZipPictures:
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_file": None}
+
+
+def _member(file: zipfile.ZipFile, member: str, name: str) -> bytes:
+    """The bytes of a member. Raises `FlexvarError` for a damaged or very large one."""
+    try:
+        with file.open(member) as opened:
+            data = opened.read(MOST_MEMBER + 1)
+    except Exception as error:
+        # zipfile and what unpacks stumble over anything in damaged files.
+        why = printable(error, most=300)
+        raise FlexvarError(f"{printable(name)} cannot be read: {why}") from None
+    if len(data) > MOST_MEMBER:
+        raise FlexvarError(f"{printable(name)} cannot be read: it is too large")
+    return data
+
+
+def _listed(file: zipfile.ZipFile, member: str, name: str) -> dict[str, tuple[str, ...]]:
+    """The captions of a ``captions.jsonl`` by the pictures' names in the zip file."""
+    folder = PurePosixPath(member).parent
+    result: dict[str, tuple[str, ...]] = {}
+    for picture, captions in entries(decoded(_member(file, member, name)), name):
+        path = str(folder / picture)
+        result[path] = (*result.get(path, ()), *captions)
+    return result
+
+
+def _captions(line: Mapping[str, Any], column: str | None) -> tuple[str, ...]:
+    """The captions in a line of a table: a text, or of JSON a list of texts."""
+    found = from_mapping({"captions": line.get(column)} if column is not None else {})
+    # Bytes of a file that are no text.
+    return tuple(text.encode("utf-8", "replace").decode() for text in found)
 
 
 def _zip(path: Path) -> zipfile.ZipFile:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import tarfile
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -103,3 +104,52 @@ def test_captions_go_with_their_pictures_through_workers(tmp_path: Path) -> None
         assert one.captions == two.captions
         for label, captions in zip(one.labels_B.tolist(), one.captions, strict=True):
             assert not captions or ("dog" in captions[0]) == (label == 1)
+
+
+@pytest.mark.parametrize("kind", ["csv", "jsonl", "zip"])
+def test_lists_and_zip_files_have_captions(tmp_path: Path, kind: str) -> None:
+    root = folder(tmp_path / "data")
+    source = tmp_path / f"a.{kind}"
+    if kind == "zip":
+        with zipfile.ZipFile(source, "w") as file:
+            for path in sorted(root.rglob("*")):
+                if path.is_file():
+                    file.write(path, f"set/{path.relative_to(root)}")
+        expected = [("a cat", "Katze, schläfrig", "tabby"), ("another cat",), ("a dog \ufffd",), ()]
+    else:
+        for path in root.rglob("*.txt"):
+            path.unlink()
+        (root / "captions.jsonl").unlink()
+        lines = [
+            {"image": "data/cat/0.png", "label": "cat", "text": "a cat"},
+            {"image": "data/cat/0.png", "label": "cat", "text": "tabby"},
+            {"image": "data/dog/0.png", "label": "dog", "text": "a dog, \ud83d" + "asleep"},
+            {"image": "data/dog/1.png", "label": "dog", "text": ""},
+        ]
+        if kind == "jsonl":
+            lines[0]["text"] = ["a cat", "tabby"]  # type: ignore[assignment]
+            text = "\n".join(map(json.dumps, lines))
+        else:
+            rows = [[one[key].replace("\ud83d", "?") for key in lines[0]] for one in lines]
+            text = "\n".join(",".join(f'"{cell}"' for cell in row) for row in [[*lines[0]], *rows])
+        source.write_text(text, "utf-8")
+        expected = [("a cat", "tabby")] * 2 + [("a dog, ?asleep",), ()]
+    config = DataConfig(source=str(source), size=16, val_fraction=0)
+    data = open_data(config, "train")
+    assert [data.captions(index) for index in range(4)] == expected
+    batch = next(ordered_batches(data, batch_size=4))
+    assert batch.captions == tuple(expected)
+    streams = [batches(data, batch_size=4, seed=1, workers=workers) for workers in (0, 1)]
+    one, two = (next(stream) for stream in streams)
+    assert sorted(one.captions) == sorted(two.captions) == sorted(expected)
+
+
+def test_the_column_of_captions_can_be_named(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(picture(9))
+    (tmp_path / "a.csv").write_text("path,words\na.png,a thing\n")
+    config = DataConfig(source=str(tmp_path / "a.csv"), size=16, val_fraction=0)
+    assert open_data(config, "train").captions(0) == ()
+    named = config.model_copy(update={"caption_column": "words"})
+    assert open_data(named, "train").captions(0) == ("a thing",)
+    with pytest.raises(FlexvarError, match="caption_column: .* has no column 'text'"):
+        open_data(config.model_copy(update={"caption_column": "text"}), "train")

@@ -75,6 +75,15 @@ def test_shards(tmp_path: Path) -> None:
     assert (tmp_path / "sheet.png").is_file()
 
 
+def test_buckets_are_shown(tmp_path: Path) -> None:
+    root = folder(tmp_path / "data", {"cat": 10, "dog": 2}, size=(40, 90))
+    assert "Bucket" not in run(root)
+    text = run(root, "--size", "32", "--buckets", "16")
+    assert "Bucket 16x48" in text or "Bucket 16x32" in text, text
+    assert "9 pictures" in text or "10 pictures" in text, text
+    assert "% cropped" in text
+
+
 def test_the_built_in_sets() -> None:
     pytest.importorskip("sklearn")
     assert "1438" in run("digits")
