@@ -114,9 +114,17 @@ def check_same(recipe: TrainRecipe, before: Mapping[str, Any], images_per_step: 
 
     before: a state, whose ``recipe`` is JSON.
     """
-    now, then = (
-        _flat(data) for data in (recipe.model_dump(mode="json"), json.loads(before["recipe"]))
-    )
+    stored = json.loads(before["recipe"])
+    # An option that came after the run began is at its default, which is how the run began.
+    missing = [name for name in type(recipe).model_fields if name not in stored]
+    defaults = {
+        name: type(recipe).model_fields[name].get_default(call_default_factory=True)
+        for name in missing
+        if not type(recipe).model_fields[name].is_required()
+    }
+    filled = recipe.model_copy(update=defaults).model_dump(mode="json")
+    now = _flat(recipe.model_dump(mode="json"))
+    then = _flat({**{name: filled[name] for name in defaults}, **stored})
     rows = [
         f"  {key}: was {then.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(now.keys() | then.keys())

@@ -266,3 +266,26 @@ def alike(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(map(alike, one, other))
     return bool(one == other)
+
+
+def test_a_run_from_before_an_option_existed_goes_on() -> None:
+    """Options that came later are at their defaults in it; a changed one is still refused."""
+    import json
+
+    from flexvar.training.recipe import ModelRecipe
+    from flexvar.training.state import check_same
+
+    recipe = ModelRecipe(
+        data={"source": "digits", "size": 32},
+        tokenizer="t",
+        backbone={"name": "transformer"},
+        steps=9,
+    )
+    stored = recipe.model_dump(mode="json")
+    for name in ("objective", "freeze"):
+        del stored[name]
+    before = {"recipe": json.dumps(stored), "images_per_step": 8}
+    check_same(recipe, before, 8)
+    other = recipe.model_copy(update={"freeze": ("backbone.*",)})
+    with pytest.raises(FlexvarError, match=r"freeze"):
+        check_same(other, before, 8)
