@@ -39,12 +39,14 @@ LARGEST_FILE = 5 * 10**9
 class Trained(ComponentConfig):
     """What a model was trained on; sizes are (height, width) in pixels.
 
-    steps: least and most grids of its training lists, if they varied.
+    steps: least and most grids of its training lists, if they varied. other_sizes: sizes it was
+    trained at besides, such as other shapes of as many pixels.
     """
 
     size: tuple[int, int]
     steps: tuple[int, int] | None = None
     data: str = ""
+    other_sizes: tuple[tuple[int, int], ...] | None = None
 
 
 class CheckpointConfig(ComponentConfig):

@@ -286,7 +286,8 @@ def outside_training(
         return {}
     found = {}
     height, width = (side * stride for side in layout.last)
-    if "size" in asked and (height, width) != trained.size:
+    known = (trained.size, *(trained.other_sizes or ()))
+    if "size" in asked and (height, width) not in known:
         found["size"] = (
             f"{height}x{width} px is outside the size this model was trained at, "
             f"{trained.size[0]}x{trained.size[1]}; quality falls with the distance, and "

@@ -47,6 +47,11 @@ def flexvar_schedules() -> Iterable[Component]:
         target=f"{_HERE}.schedules.optimised:Optimised",
         summary="The evenest list within a budget of tokens",
     )
+    yield Component(
+        name="aspect_lists",
+        target=f"{_HERE}.schedules.aspect_lists:AspectLists",
+        summary="Infinity: a list for each of eight aspect ratios, at four sizes",
+    )
 
 
 @hookimpl
@@ -67,6 +72,11 @@ def flexvar_samplers() -> Iterable[Component]:
         target=f"{_HERE}.samplers.masked:MaskedSampler",
         summary="HMAR: several rounds within a scale, the surest tokens stay",
     )
+    yield Component(
+        name="block_guidance",
+        target=f"{_HERE}.samplers.block_guidance:BlockGuidanceSampler",
+        summary="Infinity: guidance of the output of a block, inside of the network",
+    )
 
 
 @hookimpl
@@ -86,4 +96,24 @@ def flexvar_tokenizers() -> Iterable[Component]:
         name="product",
         target=f"{_HERE}.tokenizers.product:ProductTokenizer",
         summary="Product quantization: several codebooks, each over its share of the channels",
+    )
+
+
+@hookimpl
+def flexvar_conditioners() -> Iterable[Component]:
+    """What pictures can be conditioned on."""
+    yield Component(
+        name="attention_pool",
+        target=f"{_HERE}.conditioners.attention_pool:AttentionPoolConditioner",
+        summary="Infinity: T5's features of a prompt, a vector by attention, a table of no prompt",
+    )
+
+
+@hookimpl
+def flexvar_converters() -> Iterable[Component]:
+    """Released files of other papers."""
+    yield Component(
+        name="infinity",
+        target=f"{_HERE}.released.infinity:InfinityConverter",
+        summary="Infinity's tokenizers and text-to-image models",
     )

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -29,6 +29,7 @@ from flexvar_plugins.backbones.adaln import (
     truncated_normal,
 )
 from flexvar_plugins.backbones.attention import Attend, Implementation
+from flexvar_plugins.backbones.cross_attention import CrossAttention, Seen
 
 # QK-norm: the learned log-scale starts at log 4 and is held below log 100 (VAR's code).
 LOG_SCALE_START, LOG_SCALE_MAX = math.log(4), math.log(100)
@@ -88,10 +89,24 @@ class CrossTransformerConfig(TransformerConfig):
     """Options of `TransformerBackbone`: those of `TransformerConfig`, and whether it reads tokens.
 
     cross_attention: every block looks at the tokens of the condition too, such as the words of a
-    prompt; for conditioners that give tokens.
+    prompt; for conditioners that give tokens. cross_norm: its layer norm has weights of its own
+    (Infinity). levels: rows of a learned table with a vector for each scale, added to its tokens
+    before the first block; further scales take the last row, 0 is no table. level_every: the
+    vector is added before every so many blocks again.
     """
 
     cross_attention: bool = False
+    cross_norm: bool = False
+    levels: int = Field(default=0, ge=0, le=4096)
+    level_every: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _switches_have_their_part(self) -> Self:
+        if self.cross_norm and not self.cross_attention:
+            raise ValueError("cross_norm is of cross-attention; set cross_attention too")
+        if self.level_every is not None and not self.levels:
+            raise ValueError("level_every needs levels, the rows of the table that is added")
+        return self
 
     @property
     def accepts(self) -> frozenset[str]:
@@ -133,38 +148,6 @@ class Attention(nn.Module):
         return q, k, v
 
 
-class CrossAttention(nn.Module):
-    """Attention from the picture's tokens to those of the condition, after a plain layer norm.
-
-    Its output starts at zero, so that a fresh one changes nothing.
-    """
-
-    def __init__(self, config: TransformerConfig) -> None:
-        super().__init__()
-        width, self.heads = config.width, config.num_heads
-        self.query, self.out = Linear(width, width), Linear(width, width)
-        self.key_value = Linear(width, 2 * width)
-
-    def read(self, tokens_BTD: Tensor) -> tuple[Tensor, Tensor]:
-        """Keys and values (B,T,H,d) of a condition; constant over one generation."""
-        k, v = self.key_value(tokens_BTD).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        return k, v
-
-    def forward(self, x_BLD: Tensor, seen: Seen) -> Tensor:
-        """What to add to ``x_BLD``."""
-        normed_BLD = F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=1e-6)
-        q = self.query(normed_BLD).unflatten(-1, (self.heads, -1))
-        return self.out(attention.masked(q, seen.keys_BTHd, seen.values_BTHd, seen.mask_BT))
-
-
-class Seen(NamedTuple):
-    """Keys and values of a condition's tokens in one block; mask_BT: where there is a token."""
-
-    keys_BTHd: Tensor
-    values_BTHd: Tensor
-    mask_BT: Tensor | None
-
-
 class Block(AdaLnBlock):
     """Attention, then an MLP; between them attention to the condition's tokens, if asked for."""
 
@@ -173,7 +156,8 @@ class Block(AdaLnBlock):
         self.attention = Attention(config)
         self.cross: CrossAttention | None = None
         if getattr(config, "cross_attention", False):
-            self.cross = CrossAttention(config)
+            own = bool(getattr(config, "cross_norm", False))
+            self.cross = CrossAttention(config.width, config.num_heads, own_norm=own)
 
     def seen(self, tokens_BTD: Tensor | None, mask_BT: Tensor | None) -> Seen | None:
         """What this block sees of the condition's tokens; None if it does not look."""
@@ -236,7 +220,9 @@ class Block(AdaLnBlock):
 class TransformerState:
     """One generation: AdaLN values, angles, and the keys and values of all scales so far.
 
-    seen: those of the condition's tokens, by block.
+    seen: those of the condition's tokens, by block. after_block: what is made of the output
+    (B,h*w,D) of a block, whose number comes first, before the next one sees it; for samplers
+    that guide inside the network.
     """
 
     layout: Layout
@@ -247,6 +233,7 @@ class TransformerState:
     attend: Attend
     seen: list[Seen | None]
     scale: int = 0
+    after_block: Callable[[int, Tensor], Tensor] | None = None
 
 
 class TransformerBackbone(AdaLnBackbone):
@@ -263,6 +250,7 @@ class TransformerBackbone(AdaLnBackbone):
         {"depth": 2, "width": 64, "num_heads": 2},
         {"depth": 2, "width": 64, "shared_modulation": True, "drop_path": 0.2},
         {"depth": 2, "width": 64, "qk_norm": False, "implementation": "eager"},
+        {"depth": 2, "width": 64, "levels": 3, "level_every": 1},
     )
 
     # Which keys each scale sees, when all scales are computed at once.
@@ -276,6 +264,10 @@ class TransformerBackbone(AdaLnBackbone):
         self.recompute = False
         self.width, self.head_dim = config.width, config.head_dim
         self.make_blocks(config, [Block(config, number) for number in range(config.depth)])
+        self.level: nn.Parameter | None = None
+        if levels := getattr(config, "levels", 0):
+            self.level = nn.Parameter(torch.empty(levels, config.width))
+            nn.init.normal_(self.level, std=0.01)
 
     @classmethod
     def kernels(cls) -> tuple[Kernel, ...]:
@@ -286,6 +278,15 @@ class TransformerBackbone(AdaLnBackbone):
     def auto(cls, device: torch.device, dtype: torch.dtype) -> str:
         """The attention kernel that ``auto`` takes on a device in a dtype."""
         return attention.choose("auto", device, dtype)
+
+    def _level(self, x_BLD: Tensor, number: int, layout: Layout, scales: range) -> Tensor:
+        """With the vectors of the scales whose tokens these are added, if they are due."""
+        every = getattr(self.config, "level_every", None)
+        if self.level is None or (number % every if every else number):
+            return x_BLD
+        rows = [self.level[min(scale, len(self.level) - 1)] for scale in scales]
+        parts = [row.expand(layout[s].cells, -1) for row, s in zip(rows, scales, strict=True)]
+        return x_BLD + torch.cat(parts).to(x_BLD.dtype)
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -309,7 +310,8 @@ class TransformerBackbone(AdaLnBackbone):
         recompute = self.recompute and torch.is_grad_enabled()
         read = (condition.tokens_BTD, condition.mask_BT)
         others = (cond_BD, self.shared(cond_BD), position.rotate_LR, attend, *read)
-        for block in self._blocks():
+        for number, block in enumerate(self._blocks()):
+            x_BLD = self._level(x_BLD, number, layout, range(len(layout)))
             if recompute:
                 x_BLD = checkpoint(block, x_BLD, *others, use_reentrant=False)
             else:
@@ -355,9 +357,12 @@ class TransformerBackbone(AdaLnBackbone):
                 keys[:, part], values[:, part] = k, v
                 return state.attend(q, keys[:, : part.stop], values[:, : part.stop], scale)
 
+            x_BLD = self._level(x_BLD, number, state.layout, range(state.scale, state.scale + 1))
             x_BLD = block.run(
                 x_BLD, state.modulations[number], rotate_LR, attend, state.seen[number]
             )
+            if state.after_block is not None:
+                x_BLD = state.after_block(number, x_BLD)
         state.scale += 1
         return x_BLD
 

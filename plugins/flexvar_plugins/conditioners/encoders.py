@@ -116,6 +116,68 @@ class TransformersEncoder:
         return torch.nn.functional.layer_norm(hidden_TC.float(), hidden_TC.shape[-1:]).clone()
 
 
+class HiddenStates:
+    """The last hidden states of an encoder that transformers loads, as they are: of T5 for one.
+
+    dtype: of its weights, ``float32`` or ``bfloat16``; the states are fp32. Of an encoder-decoder
+    only the encoder is loaded where transformers has a class for it.
+    """
+
+    def __init__(self, source: str, dtype: str) -> None:
+        import transformers
+
+        options = {"dtype": getattr(torch, dtype), "use_safetensors": True}
+        try:
+            self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source)
+            config = transformers.AutoConfig.from_pretrained(source)
+            t5 = config.model_type in ("t5", "mt5", "umt5")
+            kind = {"umt5": "UMT5", "mt5": "MT5"}.get(config.model_type, "T5")
+            loader = getattr(transformers, f"{kind}EncoderModel" if t5 else "AutoModel")
+            model = loader.from_pretrained(source, **options)
+        except Exception as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise MissingEncoderError(
+                f"conditioner.source: transformers gives no text encoder for {source!r}: {reason}. "
+                "Download it where there is a network, or name its directory; features computed "
+                "elsewhere, (tokens, channels) tensors, will do in place of words"
+            ) from None
+        if getattr(config, "is_encoder_decoder", False) and not t5:
+            model = model.get_encoder()
+        self._model = model.eval().requires_grad_(False)
+
+    @torch.inference_mode()
+    def encode(self, text: str, most: int) -> tuple[Tensor, int]:
+        """The states of the first ``most`` tokens (tokens, channels), and how many there are."""
+        whole = self._tokenizer(text, verbose=False)["input_ids"]
+        ids = self._tokenizer(text, truncation=True, max_length=most, return_tensors="pt")
+        hidden = self._model(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"])
+        return hidden.last_hidden_state[0].float().clone(), len(whole)
+
+
+@cache
+def _hidden_states(source: str, dtype: str) -> HiddenStates:
+    return HiddenStates(source, dtype)
+
+
+@lru_cache(maxsize=1024)
+def hidden_states(source: str, dtype: str, text: str, most: int) -> tuple[Tensor, int]:
+    """As `HiddenStates.encode`, kept; so is the encoder, until `release`.
+
+    Raises `MissingEncoderError`, which says what to install or give, if it cannot be loaded.
+    """
+    if find_spec("transformers") is None:
+        raise MissingEncoderError(
+            "conditioner.encoder: hf needs the package transformers, which is not installed: "
+            "pip install transformers sentencepiece"
+        )
+    return _hidden_states(source, dtype).encode(text, most)
+
+
+def release() -> None:
+    """Give the memory of the encoders of `hidden_states` back; what they encoded is kept."""
+    _hidden_states.cache_clear()
+
+
 class StoredEmbeddings:
     """Features computed beforehand: a safetensors file of (tokens, channels) tensors by caption."""
 

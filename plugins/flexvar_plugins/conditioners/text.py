@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
@@ -14,12 +13,12 @@ from torch import Tensor, nn
 
 from flexvar import ComponentConfig, Condition, Facts, FlexvarError
 from flexvar.ops.linear import Linear
-from flexvar_plugins.conditioners import encoders
+from flexvar_plugins.conditioners import encoders, prompts
 from flexvar_plugins.conditioners.encoders import EncoderName, MissingEncoderError
+from flexvar_plugins.conditioners.prompts import HOST
 from flexvar_plugins.conditioners.words import plain
 
 Inputs = tuple[Tensor, Tensor]
-HOST: dict[str, Any] = {"dtype": torch.float32, "device": "cpu"}
 
 
 class TextConfig(ComponentConfig):
@@ -185,14 +184,8 @@ class TextConditioner(nn.Module):
 
         Raises `FlexvarError` for what is neither words nor a (tokens, C) tensor.
         """
-        shape = len(values), self.config.max_tokens
-        features_BTC = torch.zeros(*shape, self.channels, **HOST)
-        mask_BT = torch.zeros(*shape, dtype=torch.bool, device="cpu")
-        for row, value in enumerate(values):
-            features_TC = self._features(value)
-            features_BTC[row, : len(features_TC)] = features_TC
-            mask_BT[row, : len(features_TC)] = True
-        return features_BTC, mask_BT
+        found = [self._features(value) for value in values]
+        return prompts.stacked(found, self.config.max_tokens, self.channels)
 
     def null(self, inputs: Inputs) -> Inputs:
         """No words in any row."""
@@ -233,40 +226,18 @@ class TextConditioner(nn.Module):
 
     def _features(self, value: Any) -> Tensor:
         """The features (tokens, C) of a prompt, no more than ``max_tokens`` of them."""
-        most = self.config.max_tokens
-        if value is None:
-            return torch.zeros(0, self.channels, **HOST)
-        if isinstance(value, str):
-            text = value.strip() if self.config.encoder == "embeddings" else plain(value)
+        config = self.config
+
+        def encode(words: str) -> tuple[Tensor, int]:
+            text = words.strip() if config.encoder == "embeddings" else plain(words)
             if not text:
-                return torch.zeros(0, self.channels, **HOST)
+                return torch.zeros(0, self.channels, **HOST), 0
             try:
-                own = self.config.encoder, self.config.source
-                features_TC, length = encoders.encoded(*own, text, most)
+                return encoders.encoded(config.encoder, config.source, text, config.max_tokens)
             except MissingEncoderError as error:
-                return self._stored(value, error)
-        elif isinstance(value, Tensor):
-            if value.ndim != 2 or value.shape[1] != self.channels:
-                raise FlexvarError(
-                    f"prompt: got a tensor of shape {tuple(value.shape)}; expected (tokens, "
-                    f"{self.channels}), the features of one prompt."
-                )
-            if not bool(value.isfinite().all()):
-                raise FlexvarError("prompt: a tensor of features holds numbers that are not finite")
-            features_TC, length = value.detach().float().cpu()[:most], len(value)
-        else:
-            raise FlexvarError(
-                f"prompt: got {value!r}; expected words, a (tokens, {self.channels}) tensor of "
-                "features, or None for no condition. Class numbers go into labels."
-            )
-        if length > most:
-            shown = f"{value[:40]!r}..." if isinstance(value, str) else "a tensor"
-            warnings.warn(
-                f"The prompt {shown} has {length} tokens; the first {most} are taken, which is "
-                "what the model was made for.",
-                stacklevel=3,
-            )
-        return features_TC
+                return self._stored(words, error), 0
+
+        return prompts.features(value, config.max_tokens, self.channels, encode)
 
     def _names(self) -> tuple[str, ...]:
         return self.class_names or ()

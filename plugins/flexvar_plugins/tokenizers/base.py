@@ -37,8 +37,11 @@ class CnnTokenizer(nn.Module):
         self.decoder = Decoder(config)
         kernel, padding = config.projection_kernel, config.projection_kernel // 2
         channels, code_dim = config.latent_channels, config.code_dim
-        self.to_code = nn.Conv2d(channels, code_dim, kernel, padding=padding)
-        self.from_code = nn.Conv2d(code_dim, channels, kernel, padding=padding)
+        self.to_code: nn.Module = nn.Identity()
+        self.from_code: nn.Module = nn.Identity()
+        if kernel:
+            self.to_code = nn.Conv2d(channels, code_dim, kernel, padding=padding)
+            self.from_code = nn.Conv2d(code_dim, channels, kernel, padding=padding)
         if normalise is not None:
             self.codebook = Codebook(config.vocab_size, code_dim, normalise=normalise)
         self._initialise()
@@ -61,7 +64,7 @@ class CnnTokenizer(nn.Module):
     @property
     def dtype(self) -> torch.dtype:
         """Precision of the convolutions; the codebook stays in fp32."""
-        return self.to_code.weight.dtype
+        return self.encoder.conv_in.weight.dtype
 
     @property
     def codes(self) -> nn.Parameter | None:

@@ -1,7 +1,7 @@
 """The convolutional encoder and decoder that VAR's and FlexVAR's tokenizers share.
 
 The VQGAN network of both papers: residual blocks by level, attention at the lowest level and in
-the middle, GroupNorm(32), SiLU.
+the middle or nowhere, GroupNorm(32), SiLU.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from flexvar.config import ComponentConfig
 from flexvar.errors import FlexvarError
 
 GROUPS = 32
+# Of widths that 32 do not divide, as Infinity's networks have it.
+OTHER_GROUPS = 24
 
 
 class CnnConfig(ComponentConfig):
@@ -31,7 +33,9 @@ class CnnConfig(ComponentConfig):
     one more). groups: of GroupNorm; narrow networks need fewer than the published 32, for with
     one channel in each the picture's own brightness and colour are lost.
     latent_channels: what the encoder puts out before it is
-    projected to code_dim. projection_kernel: size of that projection and of its inverse.
+    projected to code_dim. projection_kernel: size of that projection and of its inverse; 0 is no
+    projection, so that latent_channels is code_dim. attention: whether the lowest level and the
+    middle have some.
     """
 
     vocab_size: int = Field(default=8912, ge=1)
@@ -42,18 +46,32 @@ class CnnConfig(ComponentConfig):
     blocks: int = Field(default=2, ge=1)
     groups: int = Field(default=GROUPS, ge=1)
     latent_channels: int = Field(default=256, ge=1)
-    projection_kernel: int = Field(default=1, ge=1)
+    projection_kernel: int = Field(default=1, ge=0)
+    attention: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _latent_is_the_code(cls, data: Any) -> Any:
+        """Without a projection the encoder puts out codes."""
+        if isinstance(data, dict) and data.get("projection_kernel") == 0 and "code_dim" in data:
+            return {"latent_channels": data["code_dim"], **data}
+        return data
 
     @field_validator("projection_kernel")
     @classmethod
     def _has_a_centre(cls, value: int) -> int:
-        if value % 2 == 0:
+        if value and value % 2 == 0:
             raise ValueError("expected an odd number, so that it keeps the size")
         return value
 
     @model_validator(mode="after")
     def _whole_groups(self) -> Self:
-        if self.channels % self.groups:
+        if self.projection_kernel == 0 and self.latent_channels != self.code_dim:
+            raise ValueError(
+                f"latent_channels is {self.latent_channels}, and without a projection "
+                f"(projection_kernel 0) it has to be code_dim, {self.code_dim}"
+            )
+        if any(width % group_count(width, self.groups) for width in self.widths):
             raise ValueError(
                 f"channels is {self.channels}, expected a multiple of {self.groups}, the groups "
                 "of its GroupNorm"
@@ -76,6 +94,11 @@ class CnnConfig(ComponentConfig):
         return [self.channels * multiplier for multiplier in self.channel_multipliers]
 
 
+def group_count(channels: int, groups: int) -> int:
+    """The groups of a width: the usual 32 become 24 where they do not divide it."""
+    return OTHER_GROUPS if groups == GROUPS and channels % groups else groups
+
+
 class GroupNorm(nn.GroupNorm):
     """GroupNorm that also takes a single value per group.
 
@@ -83,7 +106,7 @@ class GroupNorm(nn.GroupNorm):
     """
 
     def __init__(self, channels: int, groups: int) -> None:
-        super().__init__(groups, channels, eps=1e-6)
+        super().__init__(group_count(channels, groups), channels, eps=1e-6)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,C,h,w) -> the same shape."""
@@ -157,10 +180,11 @@ class Upsample(nn.Module):
         return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
-def _middle(channels: int, groups: int) -> nn.Sequential:
+def _middle(channels: int, config: CnnConfig) -> nn.Sequential:
+    groups = config.groups
     return nn.Sequential(
         ResidualBlock(channels, channels, groups),
-        SelfAttention(channels, groups),
+        SelfAttention(channels, groups) if config.attention else nn.Identity(),
         ResidualBlock(channels, channels, groups),
     )
 
@@ -181,12 +205,12 @@ class Encoder(nn.Module):
             for _ in range(config.blocks):
                 level.append(ResidualBlock(width, level_width, config.groups))
                 width = level_width
-                if lowest:
+                if lowest and config.attention:
                     level.append(SelfAttention(width, config.groups))
             if not lowest:
                 level.append(Downsample(width))
             self.levels.append(level)
-        self.middle = _middle(width, config.groups)
+        self.middle = _middle(width, config)
         self.norm_out = GroupNorm(width, config.groups)
         self.conv_out = nn.Conv2d(width, config.latent_channels, 3, padding=1)
 
@@ -209,14 +233,14 @@ class Decoder(nn.Module):
         widths = config.widths[::-1]
         width = widths[0]
         self.conv_in = nn.Conv2d(config.latent_channels, width, 3, padding=1)
-        self.middle = _middle(width, config.groups)
+        self.middle = _middle(width, config)
         self.levels = nn.ModuleList()
         for number, level_width in enumerate(widths):
             level = nn.Sequential()
             for _ in range(config.blocks + 1):
                 level.append(ResidualBlock(width, level_width, config.groups))
                 width = level_width
-                if number == 0:
+                if number == 0 and config.attention:
                     level.append(SelfAttention(width, config.groups))
             if number < len(widths) - 1:
                 level.append(Upsample(width))

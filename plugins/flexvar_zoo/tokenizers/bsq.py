@@ -42,9 +42,13 @@ class BsqTokenizer(ResidualSumTokenizer):
 
     Config = BsqConfig
     codes = None
+    # The sign of what is next to nothing hangs on the order in which a convolution adds up: some
+    # bit of a picture falls otherwise with channels last, and all finer ones follow.
+    contiguous = True
     contract_options = (
         {**SMALL, "vocab_size": 2, "code_dim": 32},
         {**SMALL, "vocab_size": 2, "code_dim": 6, "patchify": 2},
+        {**SMALL, "vocab_size": 2, "projection_kernel": 0, "attention": False},
     )
 
     def __init__(self, config: BsqConfig, *, facts: Facts) -> None:

@@ -1,0 +1,1 @@
+"""Conditioners of other papers."""

@@ -1,0 +1,1 @@
+"""Released files of other papers."""
