@@ -102,5 +102,6 @@ def _guided(blocks: frozenset[int], weight: float, number: int, x_BLD: Tensor) -
 
     if number not in blocks:
         return x_BLD
-    one_BLD = draw.guide(*x_BLD.chunk(2), weight)
+    cond_BLD, uncond_BLD = x_BLD.chunk(2)
+    one_BLD = draw.guide(cond_BLD, uncond_BLD, weight)
     return torch.cat([one_BLD, one_BLD])
