@@ -8,8 +8,7 @@ C code dimension, D model width, V vocabulary, K scales, R rotary angles.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from flexvar.errors import FlexvarError
@@ -39,6 +38,10 @@ class Layout:
     """
 
     grids: tuple[Grid, ...]
+    # Where the tokens of each scale stand in the sequence, and its length L. Plain fields, so that
+    # a compiler can read them.
+    slices: tuple[slice, ...] = field(init=False, compare=False, repr=False)
+    tokens: int = field(init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         grids = tuple(Grid(*grid) for grid in self.grids)
@@ -48,6 +51,12 @@ class Layout:
         for grid in grids:
             if grid.h < 1 or grid.w < 1:
                 raise FlexvarError(f"Grid {grid} is empty; rows and columns are at least 1.")
+        slices, start = [], 0
+        for grid in grids:
+            slices.append(slice(start, start + grid.cells))
+            start += grid.cells
+        object.__setattr__(self, "slices", tuple(slices))
+        object.__setattr__(self, "tokens", start)
 
     @classmethod
     def of(cls, *sides: int | tuple[int, int]) -> Layout:
@@ -58,20 +67,6 @@ class Layout:
     def last(self) -> Grid:
         """The finest grid."""
         return self.grids[-1]
-
-    @cached_property
-    def slices(self) -> tuple[slice, ...]:
-        """Where the tokens of each scale stand in the sequence of all L tokens."""
-        result, start = [], 0
-        for grid in self.grids:
-            result.append(slice(start, start + grid.cells))
-            start += grid.cells
-        return tuple(result)
-
-    @cached_property
-    def tokens(self) -> int:
-        """Length L of the whole sequence."""
-        return sum(grid.cells for grid in self.grids)
 
     def check_for_model(self) -> None:
         """Raise unless a model can predict it: from 1x1 on, no side shrinks, no grid repeats."""

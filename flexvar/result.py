@@ -85,4 +85,4 @@ def next_number(directory: str | Path) -> int:
 
 def pictures(images_B3HW: Tensor, output: str) -> Any:
     """The tensor itself for "tensor", else a list of Pillow images."""
-    return images_B3HW if output == "tensor" else [images.to_pil(one) for one in images_B3HW]
+    return images_B3HW if output == "tensor" else images.to_pils(images_B3HW)

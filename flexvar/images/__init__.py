@@ -18,6 +18,7 @@ from flexvar.images.write import (
     save_picture,
     save_png,
     to_pil,
+    to_pils,
 )
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "strip",
     "table",
     "to_pil",
+    "to_pils",
     "to_rgb",
     "to_tensor",
     "upright",

@@ -42,7 +42,8 @@ class Linear(nn.Linear):
 
 def _fuses(x: Tensor, weight: Tensor) -> bool:
     return (
-        not torch.is_grad_enabled()
+        not torch.compiler.is_compiling()
+        and not torch.is_grad_enabled()
         and x.device.type == "cpu"
         and x.dtype == weight.dtype
         and x.dtype in _fused_dtypes()
@@ -51,7 +52,6 @@ def _fuses(x: Tensor, weight: Tensor) -> bool:
         and type(x) is Tensor
         and x.numel() > 0
         and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
     )
 
 

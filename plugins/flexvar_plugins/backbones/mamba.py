@@ -24,7 +24,7 @@ from flexvar_plugins.backbones.adaln import (
     modulated_norm,
     shrink,
 )
-from flexvar_plugins.backbones.mixer import Memory, Mixer
+from flexvar_plugins.backbones.mixer import Constants, Memory, Mixer
 from flexvar_plugins.backbones.scan_kernels import Implementation
 from flexvar_plugins.backbones.scan_paths import ZIGZAG8, Path
 
@@ -132,12 +132,15 @@ class Block(AdaLnBlock):
         self.mixer = Mixer(config)
         self.second_mixer = None if config.mlp else Mixer(config)
 
+    def mixers(self) -> list[Mixer]:
+        """Its one or two mixers."""
+        return [self.mixer] if self.second_mixer is None else [self.mixer, self.second_mixer]
+
     def initialise(self, config: BlockConfig) -> None:
         """The published start, the mixers' own."""
         super().initialise(config)
-        for mixer in (self.mixer, self.second_mixer):
-            if mixer is not None:
-                mixer.initialise(shrink(config))
+        for mixer in self.mixers():
+            mixer.initialise(shrink(config))
 
     def forward(
         self,
@@ -163,6 +166,7 @@ class Block(AdaLnBlock):
         gathers: Gathers,
         memories: Sequence[Memory | None],
         kernels: scan_kernels.Kernels,
+        constants: Sequence[Constants | None] | None = None,
     ) -> tuple[Tensor, list[Memory]]:
         """The same under AdaLN values that are there already, and what the mixers remember.
 
@@ -176,7 +180,8 @@ class Block(AdaLnBlock):
             else:
                 x_BLD = scan_paths.permute(x_BLD, gathers[number])
                 normed_BLD = modulated_norm(x_BLD, branch)
-                mixed_BLD, memory = mixer(normed_BLD, memories[number], kernels)
+                own = None if constants is None else constants[number]
+                mixed_BLD, memory = mixer(normed_BLD, memories[number], kernels, own)
                 after.append(memory)
             x_BLD = self.residual(x_BLD, branch.gate, mixed_BLD)
         return x_BLD, after
@@ -184,7 +189,7 @@ class Block(AdaLnBlock):
 
 @dataclass(slots=True)
 class MambaState:
-    """One generation: AdaLN values, index tables per scale, and the memory of every mixer.
+    """One generation: AdaLN values, index tables per scale, constants and memory of every mixer.
 
     A step replaces the memories and changes no tensor, so gradients flow through them.
     """
@@ -193,6 +198,7 @@ class MambaState:
     gathers: list[Gathers]
     memories: list[Memory | None]
     kernels: scan_kernels.Kernels
+    constants: list[Constants]
     scale: int = 0
 
 
@@ -273,18 +279,18 @@ class MambaBackbone(AdaLnBackbone):
         device = cond_BD.device
         return MambaState(
             modulations=self.modulations(cond_BD),
-            gathers=[scan_paths.gathers(self.paths, (grid,), device) for grid in layout],
+            gathers=scan_paths.by_scale(self.paths, layout.grids, device),
             memories=[None] * len(self.paths),
             kernels=self._kernels(cond_BD),
+            constants=[mixer.constants() for block in self._blocks() for mixer in block.mixers()],
         )
 
     def step(self, x_BLD: Tensor, state: MambaState) -> Tensor:
         """Features (B,h*w,D) of the next scale; what the mixers remember joins the state."""
         gathers, after = state.gathers[state.scale], list[Memory | None]()
         for (block, part), both in zip(self._parts(), state.modulations, strict=True):
-            x_BLD, memories = block.run(
-                x_BLD, both, gathers[part], state.memories[part], state.kernels
-            )
+            own = gathers[part], state.memories[part], state.kernels, state.constants[part]
+            x_BLD, memories = block.run(x_BLD, both, *own)
             after += memories
         state.memories = after
         state.scale += 1

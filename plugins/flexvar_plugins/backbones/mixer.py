@@ -32,6 +32,15 @@ class Memory(NamedTuple):
     state_BHdN: Tensor
 
 
+class Constants(NamedTuple):
+    """What a mixer's weights say whatever the tokens, fp32: made once for a generation."""
+
+    rate_H: Tensor
+    dt_bias_H: Tensor
+    skip_H: Tensor
+    norm_weight_E: Tensor
+
+
 class Mixer(nn.Module):
     """Mamba-2's mixer: gate and scan of a convolved projection (arXiv 2405.21060, section 7.1).
 
@@ -69,10 +78,24 @@ class Mixer(nn.Module):
         nn.init.ones_(self.D)
         nn.init.ones_(self.norm_weight)
 
+    def constants(self) -> Constants:
+        """What `forward` makes of the weights alone."""
+        with without_autocast(self.A_log.device):
+            rate_H = -self.A_log.float().exp()
+        return Constants(rate_H, self.dt_bias.float(), self.D.float(), self.norm_weight.float())
+
     def forward(
-        self, x_BLD: Tensor, memory: Memory | None, kernels: scan_kernels.Kernels
+        self,
+        x_BLD: Tensor,
+        memory: Memory | None,
+        kernels: scan_kernels.Kernels,
+        constants: Constants | None = None,
     ) -> tuple[Tensor, Memory]:
-        """(B,L,D) of tokens in scan order, and the memory after them; None is a fresh memory."""
+        """(B,L,D) of tokens in scan order, and the memory after them; None is a fresh memory.
+
+        constants: those of these weights, made here unless given.
+        """
+        rate_H, dt_bias_H, skip_H, norm_weight_E = constants or self.constants()
         tail_BTE, state_BHdN = memory or (None, None)
         gate_BLE, mixed_BLE, dt_BLH = self.in_proj(x_BLD).split(self.projection_sizes, dim=-1)
         mixed_BLE, tail_BTE = kernels.convolve(
@@ -83,16 +106,16 @@ class Mixer(nn.Module):
             inner_BLE, write_BLN, read_BLN = mixed_BLE.split(self.convolution_sizes, dim=-1)
             inputs = ssd.Inputs(
                 x_BLHd=inner_BLE.unflatten(-1, (-1, self.head_dim)),
-                dt_BLH=F.softplus(dt_BLH.float() + self.dt_bias.float()),
-                rate_H=-self.A_log.float().exp(),
+                dt_BLH=F.softplus(dt_BLH.float() + dt_bias_H),
+                rate_H=rate_H,
                 write_BLN=write_BLN,
                 read_BLN=read_BLN,
-                skip_H=self.D.float(),
+                skip_H=skip_H,
                 state_BHdN=state_BHdN,
             )
             y_BLHd, state_BHdN = kernels.scan(inputs, self.chunk_size)
             y_BLE = y_BLHd.flatten(2).float() * F.silu(gate_BLE.float())
-            y_BLE = F.rms_norm(y_BLE, y_BLE.shape[-1:], self.norm_weight.float(), NORM_EPS)
+            y_BLE = F.rms_norm(y_BLE, y_BLE.shape[-1:], norm_weight_E, NORM_EPS)
         return self.out_proj(y_BLE.to(gate_BLE.dtype)), Memory(tail_BTE, state_BHdN)
 
 

@@ -104,9 +104,10 @@ def kernel_convolve(
     if tail_BTE is None:
         tail_BTE = x_BLE.new_zeros(x_BLE.shape[0], weight_EW.shape[1] - 1, x_BLE.shape[2])
     # The kernel wants channels last, and strides that are multiples of 8, which a slice of a
-    # wider tensor need not have.
+    # wider tensor need not have. `contiguous` would leave one row of one token as it is, with the
+    # strides of the wider tensor.
     y_BEL, tail_BET = function(
-        x_BLE.contiguous().transpose(1, 2),
+        x_BLE.clone(memory_format=torch.contiguous_format).transpose(1, 2),
         weight_EW.to(x_BLE.dtype),
         bias_E.to(x_BLE.dtype),
         initial_states=tail_BTE.transpose(1, 2),
@@ -205,7 +206,8 @@ def choose(implementation: Implementation, device: torch.device, dtype: torch.dt
     if implementation == "auto":
         reason = why_not_kernels(device, dtype)
         chosen = "torch" if reason else "kernels"
-        _log.info("scan: %s (%s)", chosen, reason or "mamba-ssm and causal-conv1d are there")
+        if not torch.compiler.is_compiling():
+            _log.info("scan: %s (%s)", chosen, reason or "mamba-ssm and causal-conv1d are there")
         return chosen
     if implementation in PACKAGES and device.type != "cuda":
         raise PluginError(

@@ -8,7 +8,8 @@ of tokens everywhere else in flexvar. Tokens are only permuted inside their own 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Sequence
 from functools import lru_cache
 from itertools import pairwise
 from typing import Literal, get_args
@@ -92,16 +93,42 @@ def between(before: Path, after: Path, grids: tuple[Grid, ...]) -> Table:
     return np.concatenate(tables)
 
 
-@lru_cache(maxsize=512)
-def _gather(
-    before: Path, after: Path, grids: tuple[Grid, ...], device: torch.device
-) -> Tensor | None:
-    table = between(before, after, grids)
-    if np.array_equal(table, np.arange(len(table))):
-        return None
-    # The table outlives the call: one made in inference mode could not be used in training.
-    with torch.inference_mode(False):
-        return torch.from_numpy(table).to(device)
+class _Tables:
+    """Index tables on devices, the least used going first once they are more than ``most`` bytes.
+
+    By bytes, not by number: training meets thousands of layouts with small tables, and a picture
+    of a large size has few large ones.
+    """
+
+    def __init__(self, most: int) -> None:
+        self.most, self.held = most, 0
+        self.kept: OrderedDict[Hashable, tuple[int, list[Tensor | None]]] = OrderedDict()
+
+    def get(
+        self, key: Hashable, make: Callable[[], list[Table]], device: torch.device
+    ) -> list[Tensor | None]:
+        """The tables of a key, made and copied to the device in one piece at first use."""
+        if key in self.kept:
+            self.kept.move_to_end(key)
+            return self.kept[key][1]
+        tables = make()
+        moving = [not np.array_equal(table, np.arange(len(table))) for table in tables]
+        wanted = [table for table, moves in zip(tables, moving, strict=True) if moves]
+        # They outlive the call: what is made in inference mode could not be used in training.
+        with torch.inference_mode(False):
+            joined = np.concatenate(wanted) if wanted else np.empty(0, dtype=np.int64)
+            parts = iter(torch.from_numpy(joined).to(device).split([len(t) for t in wanted]))
+        found = [next(parts) if moves else None for moves in moving]
+        # Those of a simulation or a trace are not kept for others.
+        if all(part is None or type(part) is Tensor for part in found):
+            self.kept[key] = joined.nbytes, found
+            self.held += joined.nbytes
+            while self.held > self.most and len(self.kept) > 1:
+                self.held -= self.kept.popitem(last=False)[1][0]
+        return found
+
+
+_tables = _Tables(most=64 * 2**20)
 
 
 def gathers(
@@ -110,10 +137,34 @@ def gathers(
     """One gather before each layer and one after the last, int64 (L,); None where nothing moves.
 
     paths: that of each layer. The first gather takes row-major tokens to the first path, the
-    last one takes them back. Tables are kept per pair of paths, grids and device.
+    last one takes them back. Tables are kept per list of paths, grids and device.
     """
     stops: list[Path] = ["raster", *paths, "raster"]
-    return tuple(_gather(before, after, grids, device) for before, after in pairwise(stops))
+    pairs = list(pairwise(stops))
+    different = list(dict.fromkeys(pairs))
+
+    def make() -> list[Table]:
+        return [between(before, after, grids) for before, after in different]
+
+    found = _tables.get((tuple(different), grids, device), make, device)
+    return tuple(found[different.index(pair)] for pair in pairs)
+
+
+def by_scale(
+    paths: Sequence[Path], grids: tuple[Grid, ...], device: torch.device
+) -> list[tuple[Tensor | None, ...]]:
+    """`gathers` of each grid by itself; all tables of a layout are one copy to the device."""
+    stops: list[Path] = ["raster", *paths, "raster"]
+    pairs = list(pairwise(stops))
+    different = list(dict.fromkeys(pairs))
+
+    def make() -> list[Table]:
+        return [between(*pair, (grid,)) for grid in grids for pair in different]
+
+    found = _tables.get(("by scale", tuple(different), grids, device), make, device)
+    places = [different.index(pair) for pair in pairs]
+    starts = range(0, len(found), len(different))
+    return [tuple(found[start + place] for place in places) for start in starts]
 
 
 def permute(x_BLD: Tensor, gather_L: Tensor | None) -> Tensor:

@@ -28,7 +28,7 @@ from flexvar_plugins.backbones.adaln import (
     shrink,
     truncated_normal,
 )
-from flexvar_plugins.backbones.attention import Attend, Implementation
+from flexvar_plugins.backbones.attention import Attend, Implementation, Turns
 from flexvar_plugins.backbones.cross_attention import CrossAttention, Seen
 
 # QK-norm: the learned log-scale starts at log 4 and is held below log 100 (VAR's code).
@@ -119,6 +119,16 @@ class CrossTransformerConfig(TransformerConfig):
         return frozenset({"tokens"} if self.cross_attention else ())
 
 
+class Constants(NamedTuple):
+    """What an attention's weights say whatever the tokens: made once for a generation.
+
+    bias_E: of queries, keys and values. scale_H1: of unit-length queries, fp32, if there is one.
+    """
+
+    bias_E: Tensor
+    scale_H1: Tensor | None
+
+
 class Attention(nn.Module):
     """Multi-head self-attention; queries and values have a bias, keys have none."""
 
@@ -135,16 +145,32 @@ class Attention(nn.Module):
             self.log_scale = nn.Parameter(torch.full((config.num_heads,), LOG_SCALE_START))
             self.softmax_scale = 1.0
 
-    def project(self, x_BLD: Tensor, rotate_LR: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B,L,H,d), normalised and rotated."""
-        zero_D = torch.zeros_like(self.q_bias)
-        qkv = linear(x_BLD, self.qkv.weight, torch.cat([self.q_bias, zero_D, self.v_bias]))
+    def constants(self) -> Constants:
+        """What `project` makes of the weights alone."""
+        bias_E = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        if self.log_scale is None:
+            return Constants(bias_E, None)
+        return Constants(bias_E, self.log_scale.float().clamp_max(LOG_SCALE_MAX).exp()[:, None])
+
+    def project(
+        self,
+        x_BLD: Tensor,
+        rotate: Tensor | Turns | None,
+        constants: Constants | None = None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B,L,H,d), normalised and rotated.
+
+        rotate: angles (L,R), or their cosine and sine. constants: those of these weights, made
+        here unless given.
+        """
+        bias_E, scale_H1 = constants or self.constants()
+        qkv = linear(x_BLD, self.qkv.weight, bias_E)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
-        if self.log_scale is not None:
-            scale_H1 = self.log_scale.float().clamp_max(LOG_SCALE_MAX).exp()[:, None]
+        if scale_H1 is not None:
             q, k = unit_length(q, scale_H1), unit_length(k)
-        if rotate_LR is not None:
-            q, k = attention.rotate(q, rotate_LR), attention.rotate(k, rotate_LR)
+        if rotate is not None:
+            by = rotate if isinstance(rotate, Turns) else attention.turns(rotate, q.dtype)
+            q, k = attention.turn(q, by), attention.turn(k, by)
         return q, k, v
 
 
@@ -201,13 +227,14 @@ class Block(AdaLnBlock):
         self,
         x_BLD: Tensor,
         both: tuple[Branch, ...],
-        rotate_LR: Tensor | None,
+        rotate: Tensor | Turns | None,
         attend: Attend,
         seen: Seen | None = None,
+        constants: Constants | None = None,
     ) -> Tensor:
-        """The same under AdaLN values that are there already."""
+        """The same under AdaLN values, and with constants, that are there already."""
         first, second = both
-        q, k, v = self.attention.project(modulated_norm(x_BLD, first), rotate_LR)
+        q, k, v = self.attention.project(modulated_norm(x_BLD, first), rotate, constants)
         mixed_BLD = attend(q, k, v, self.attention.softmax_scale).flatten(2)
         x_BLD = self.residual(x_BLD, first.gate, self.attention.out(mixed_BLD))
         if self.cross is not None:
@@ -220,18 +247,19 @@ class Block(AdaLnBlock):
 class TransformerState:
     """One generation: AdaLN values, angles, and the keys and values of all scales so far.
 
-    seen: those of the condition's tokens, by block. after_block: what is made of the output
-    (B,h*w,D) of a block, whose number comes first, before the next one sees it; for samplers
-    that guide inside the network.
+    seen: those of the condition's tokens, constants: what the weights say, by block. after_block:
+    what is made of the output (B,h*w,D) of a block, whose number comes first, before the next one
+    sees it; for samplers that guide inside the network.
     """
 
     layout: Layout
-    rotate_LR: Tensor | None
+    rotate: Turns | None
     modulations: list[tuple[Branch, ...]]
     keys_BLHd: list[Tensor]
     values_BLHd: list[Tensor]
     attend: Attend
     seen: list[Seen | None]
+    constants: list[Constants]
     scale: int = 0
     after_block: Callable[[int, Tensor], Tensor] | None = None
 
@@ -328,21 +356,25 @@ class TransformerBackbone(AdaLnBackbone):
         """A state with room for all tokens of the layout."""
         condition = whole(condition)
         cond_BD = condition.pooled_BD
+        angle_LR = position.rotate_LR
         shape = (cond_BD.shape[0], layout.tokens, self.config.num_heads, self.head_dim)
         return TransformerState(
             layout=layout,
-            rotate_LR=position.rotate_LR,
+            rotate=None
+            if angle_LR is None
+            else attention.turns(angle_LR, computing_dtype(cond_BD)),
             modulations=self.modulations(cond_BD),
             keys_BLHd=[cond_BD.new_empty(shape) for _ in self.blocks],
             values_BLHd=[cond_BD.new_empty(shape) for _ in self.blocks],
             attend=self._kernel(cond_BD),
             seen=[block.seen(condition.tokens_BTD, condition.mask_BT) for block in self._blocks()],
+            constants=[block.attention.constants() for block in self._blocks()],
         )
 
     def step(self, x_BLD: Tensor, state: TransformerState) -> Tensor:
         """Features (B,h*w,D) of the next scale; its keys and values join the state."""
         part = state.layout.slices[state.scale]
-        rotate_LR = None if state.rotate_LR is None else state.rotate_LR[part]
+        rotate = None if state.rotate is None else state.rotate.of(part)
         for number, block in enumerate(self._blocks()):
             keys, values = state.keys_BLHd[number], state.values_BLHd[number]
 
@@ -358,9 +390,8 @@ class TransformerBackbone(AdaLnBackbone):
                 return state.attend(q, keys[:, : part.stop], values[:, : part.stop], scale)
 
             x_BLD = self._level(x_BLD, number, state.layout, range(state.scale, state.scale + 1))
-            x_BLD = block.run(
-                x_BLD, state.modulations[number], rotate_LR, attend, state.seen[number]
-            )
+            both, seen = state.modulations[number], state.seen[number]
+            x_BLD = block.run(x_BLD, both, rotate, attend, seen, state.constants[number])
             if state.after_block is not None:
                 x_BLD = state.after_block(number, x_BLD)
         state.scale += 1
