@@ -287,7 +287,8 @@ class MambaBackbone(AdaLnBackbone):
 
     def step(self, x_BLD: Tensor, state: MambaState) -> Tensor:
         """Features (B,h*w,D) of the next scale; what the mixers remember joins the state."""
-        gathers, after = state.gathers[state.scale], list[Memory | None]()
+        gathers = state.gathers[state.scale]
+        after: list[Memory | None] = []
         for (block, part), both in zip(self._parts(), state.modulations, strict=True):
             own = gathers[part], state.memories[part], state.kernels, state.constants[part]
             x_BLD, memories = block.run(x_BLD, both, *own)
