@@ -86,7 +86,7 @@ def chunked(inputs: Inputs, chunk_size: int | None = None) -> tuple[Tensor, Tens
     # Inside: what token i reads of token j <= i, itself and its skip included. The upper half is
     # masked before the exponential, where it would overflow.
     span_BcHqq = log_BcHq[..., :, None] - log_BcHq[..., None, :]
-    later_qq = _later(size, x_BLHd.device)
+    later_qq = torch.ones(size, size, dtype=torch.bool, device=x_BLHd.device).triu(1)
     decay_BcHqq = span_BcHqq.masked_fill_(later_qq, float("-inf")).exp_()
     weight_Bcqq = (read_BcqN @ write_BcqN.mT).float()
     seen_BcHqq = decay_BcHqq * dt_BcHq[..., None, :] * weight_Bcqq[:, :, None]
@@ -123,24 +123,6 @@ def chunked(inputs: Inputs, chunk_size: int | None = None) -> tuple[Tensor, Tens
         parts.append(y_BqHd)
     assert state_BHdN is not None
     return torch.cat(parts, dim=1)[:, :length], state_BHdN
-
-
-# A mask of a chunk is at most 64 KB. Those of a simulation are not kept for others.
-_masks: dict[tuple[int, torch.device], Tensor] = {}
-
-
-def _later(size: int, device: torch.device) -> Tensor:
-    """Bool (q,q), true where the second token comes after the first; the same for all layers."""
-    if torch.compiler.is_compiling():
-        return torch.ones(size, size, dtype=torch.bool, device=device).triu(1)
-    found = _masks.get((size, device))
-    if found is None:
-        # It outlives the call: one made in inference mode could not be used in training.
-        with torch.inference_mode(False):
-            found = torch.ones(size, size, dtype=torch.bool, device=device).triu(1)
-        if type(found) is Tensor:
-            _masks[size, device] = found
-    return found
 
 
 def _chunks(length: int, longest: int) -> tuple[int, int]:
