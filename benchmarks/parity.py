@@ -283,7 +283,7 @@ def _gradients(
     where = tried.inputs_BLC.device.type
     with torch.autocast(where, parse_dtype(dtype), enabled=dtype != "fp32"):
         logits_BLV = _forward(model, tried)
-    F.cross_entropy(logits_BLV.flatten(0, 1), tried.tokens_BL.flatten()).backward()
+    F.cross_entropy(logits_BLV.flatten(0, -2), tried.tokens.flatten()).backward()
     found = {
         name: torch.zeros_like(p) if p.grad is None else p.grad.clone()
         for name, p in model.named_parameters()

@@ -455,7 +455,7 @@ HALF = mask_of(16, 16, (0, 0, 8, 16))
         (lambda p: p.inpaint(photo(16, 16), HALF, 1, output="jpg"), "output: got 'jpg'"),
         (lambda p: p.inpaint(3, HALF, 1), "image: got int; expected a picture"),
         (lambda p: p.inpaint(photo(16, 16), 3, 1), "mask: .* for a picture of 16x16|mask: got int"),
-        (lambda p: p.inpaint(torch.zeros(1, 16, 16), HALF, 1), "expected \\(3,H,W\\)"),
+        (lambda p: p.inpaint(torch.zeros(2, 16, 16), HALF, 1), "expected \\(3,H,W\\)"),
         (lambda p: p.inpaint(torch.full((3, 16, 16), 255.0), HALF, 1), "expected \\[0,1\\]"),
         (lambda p: p.inpaint("nowhere.png", HALF, 1), "There is no picture nowhere.png"),
         (lambda p: p.inpaint(__file__, HALF, 1), "cannot be read as a picture"),

@@ -58,7 +58,7 @@ def _at(pipe: Any, side: int, repeats: int) -> dict[str, Any]:
 
     def train() -> None:
         logits_BLV = model(tried.labels_B, tried.inputs_BLC, layout)
-        F.cross_entropy(logits_BLV.flatten(0, 1), tried.tokens_BL.flatten()).backward()
+        F.cross_entropy(logits_BLV.flatten(0, -2), tried.tokens.flatten()).backward()
         model.zero_grad(set_to_none=True)
 
     @torch.no_grad()

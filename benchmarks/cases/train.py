@@ -90,7 +90,7 @@ def _run(settings: dict[str, Any]) -> dict[str, Any]:
     def step() -> None:
         with torch.autocast(where, dtype, enabled=dtype != torch.float32):
             logits_BLV = model(tried.labels_B, tried.inputs_BLC, layout)
-        F.cross_entropy(logits_BLV.flatten(0, 1), tried.tokens_BL.flatten()).backward()
+        F.cross_entropy(logits_BLV.flatten(0, -2), tried.tokens.flatten()).backward()
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
 

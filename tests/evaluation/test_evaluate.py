@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -13,7 +14,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from test_readme import blocks
 
 from flexvar.build import build
 from flexvar.checkpoint import CheckpointConfig, save
@@ -79,12 +79,13 @@ def test_all_figures_for_one_and_two_processes_and_again(digits_dir, trunk, tmp_
     assert "run.json was made with other settings (seed 5 there, 6 asked for)" in done.stderr
 
 
-def test_the_command_of_the_readme(digits_dir, tmp_path):
-    (text,) = blocks("Evaluate", "bash")
+def test_the_command_of_the_documentation(digits_dir, tmp_path):
+    page = (Path(__file__).parents[2] / "docs" / "evaluate.md").read_text(encoding="utf-8")
+    text = re.findall(r"^```bash\n(.*?)^```", page, re.M | re.S)[0]
     program, command, *arguments = shlex.split(text)
     assert (program, command) == ("flexvar", "evaluate")
     places = {"photos": str(digits_dir), "evaluated": str(tmp_path / "out"), "10": "1"}
-    evaluate(*(places.get(word, word) for word in arguments))
+    evaluate(*(places.get(word, word) for word in arguments), "--npz")
     assert results(tmp_path / "out")["figures"].keys() == {"offline", "tokenizer"}
     assert (tmp_path / "out" / "samples.npz").is_file()
 

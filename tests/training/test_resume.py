@@ -218,7 +218,9 @@ def test_other_classes_or_tokens_are_refused(
     before = path.read_bytes()
     other = {name: tensor + 1 for name, tensor in load_file(path).items()}
     save_file(other, path)
-    with pytest.raises(FlexvarError, match="tokenizer: .*holds other weights"):
+    with pytest.raises(
+        FlexvarError, match="holds other weights|is not the file that config.json was written with"
+    ):
         train(longer, resume=True, device="cpu", say=quiet)
     path.write_bytes(before)
     shutil.copytree(tmp_path / "data" / "red", tmp_path / "data" / "blue")
