@@ -38,6 +38,7 @@ class BlockGuidanceSampler(StandardSampler):
     """
 
     Config: ClassVar[type[ComponentConfig]] = BlockGuidanceConfig
+    contract_options = ({"guidance_blocks": (-2,)},)
 
     def wrap(self, models: Mapping[str, Predictor]) -> Predictor:
         """The model, whose blocks guide."""

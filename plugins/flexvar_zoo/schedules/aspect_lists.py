@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import ClassVar
+from collections.abc import Sequence
+from itertools import product
+from typing import Annotated, ClassVar
 
 from flexvar_plugins.schedules.ladder import ladder
+from pydantic import Field
 
 from flexvar.components import Facts, Rng, StepSchedule
 from flexvar.config import ComponentConfig
@@ -28,47 +31,62 @@ _TALL = (
 )
 _LISTS = [[Grid(*map(int, grid.split("x"))) for grid in row.split()] for row in _TALL]
 LISTS = tuple(_LISTS + [[Grid(grid.w, grid.h) for grid in row] for row in _LISTS[1:]])
-PUBLISHED = {Grid(*row[count - 1]): Layout(tuple(row[:count])) for row in LISTS for count in STEPS}
 
 
-def nearest(last: Grid) -> Layout:
+class AspectListsConfig(ComponentConfig):
+    """Options of `AspectLists`.
+
+    steps: how many of the first grids of a list lead to a size; less than 7 are for small models.
+    """
+
+    steps: tuple[Annotated[int, Field(ge=1, le=max(STEPS))], ...] = Field(STEPS, min_length=1)
+
+
+def layouts(steps: Sequence[int]) -> dict[Grid, Layout]:
+    """The lists by their last grids; where two end alike, that of the ratio nearer to 1."""
+    found: dict[Grid, Layout] = {}
+    for row, count in product(LISTS, steps):
+        found.setdefault(row[count - 1], Layout(tuple(row[:count])))
+    return found
+
+
+def nearest(last: Grid, steps: Sequence[int]) -> Layout:
     """The published list of the nearest ratio, and of that the nearest size."""
     ratio, cells = math.log(last.h / last.w), math.log(last.cells)
-
-    def distance(layout: Layout) -> tuple[float, float]:
-        h, w = layout.last
-        return abs(math.log(h / w) - ratio), abs(math.log(h * w) - cells)
-
     # Ends of one list differ a little in ratio; they are compared by that of the largest.
     row = min(LISTS, key=lambda row: abs(math.log(row[-1].h / row[-1].w) - ratio))
-    return min((Layout(tuple(row[:count])) for count in STEPS), key=lambda one: distance(one)[1])
+    count = min(steps, key=lambda count: abs(math.log(row[count - 1].cells) - cells))
+    return Layout(tuple(row[:count]))
 
 
 class AspectLists:
     """The published list of a size, and no other (Infinity, arXiv 2412.04431, appendix)."""
 
-    Config: ClassVar[type[ComponentConfig]] = ComponentConfig
+    Config: ClassVar[type[ComponentConfig]] = AspectListsConfig
+    contract_options = ({"steps": (3, 5, 7)},)
 
-    def __init__(self, config: ComponentConfig, *, facts: Facts) -> None:
-        del config, facts
+    def __init__(self, config: AspectListsConfig, *, facts: Facts) -> None:
+        del facts
+        self.steps, self.layouts = config.steps, layouts(config.steps)
 
     def any_layout(self) -> StepSchedule:
         """A schedule for any size: the nearest list, stretched to it."""
-        return _AnyLists()
+        return _AnyLists(self)
 
     def grids(self, last: Grid, *, steps: int | None = None, rng: Rng | None = None) -> Layout:
         """The list. Raises `FlexvarError` for another size, naming the nearest, or number."""
         del rng
         last = Grid(*last)
-        if last not in PUBLISHED:
-            near, side = nearest(last).last, PIXELS_PER_SIDE
+        if last not in self.layouts:
+            near, side = nearest(last, self.steps).last, PIXELS_PER_SIDE
+            counts = ", ".join(map(str, self.steps))
             raise FlexvarError(
                 f"{last} is the last grid of none of Infinity's lists, which are of the ratios 1, "
-                f"1.25, 1.333, 1.5, 1.75, 2, 2.5 and 3, at 0.06, 0.25, 0.6 and 1 million pixels; "
+                f"1.25, 1.333, 1.5, 1.75, 2, 2.5 and 3, cut to {counts} grids; "
                 f"the nearest is {near}, {near.h * side}x{near.w * side} px at {side} px a cell. "
                 "any_size=True takes it all the same, which nothing was trained for."
             )
-        layout = PUBLISHED[last]
+        layout = self.layouts[last]
         if steps not in (None, len(layout)):
             raise FlexvarError(
                 f"steps: got {steps}; the list to {last} has {len(layout)} grids - the least and "
@@ -80,13 +98,16 @@ class AspectLists:
 class _AnyLists:
     """The published list of a size; of others the nearest one stretched."""
 
-    Config: ClassVar[type[ComponentConfig]] = ComponentConfig
+    Config: ClassVar[type[ComponentConfig]] = AspectListsConfig
+
+    def __init__(self, lists: AspectLists) -> None:
+        self.lists = lists
 
     def grids(self, last: Grid, *, steps: int | None = None, rng: Rng | None = None) -> Layout:
         """The layout up to ``last``; ``rng`` changes nothing."""
         del rng
         last = Grid(*last)
-        layout = PUBLISHED.get(last) or stretched(nearest(last), last)
+        layout = self.lists.layouts.get(last) or stretched(nearest(last, self.lists.steps), last)
         return layout if steps in (None, len(layout)) else ladder(last, steps)
 
 
