@@ -117,3 +117,13 @@ def flexvar_converters() -> Iterable[Component]:
         target=f"{_HERE}.released.infinity:InfinityConverter",
         summary="Infinity's tokenizers and text-to-image models",
     )
+
+
+@hookimpl
+def flexvar_released() -> Iterable[Component]:
+    """Infinity's models by name."""
+    yield Component(
+        name="infinity-2b",
+        target=f"{_HERE}.released.known:INFINITY_2B",
+        summary="Infinity 2B, text to image, 1024 px; words need google/flan-t5-xl besides",
+    )
