@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -142,15 +142,23 @@ def test_help_and_plugins_import_no_torch():
         assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
 
 
+def processor_seconds(*command):
+    """Seconds of processor time of a command, the least of five runs: other work slows a clock."""
+    times = []
+    for _ in range(5):
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        subprocess.run([sys.executable, *command], check=True, capture_output=True)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        times.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+    return min(times)
+
+
 def test_help_and_plugins_are_quick():
+    # 0.4 s where this was written, of which typer and rich took 0.3 s: a yardstick that is as slow
+    # as the machine.
+    yardstick = processor_seconds("-c", "import typer, typer.rich_utils, pydantic")
     for arguments in (["--help"], ["plugins"]):
-        times = []
-        for _ in range(5):
-            start = time.perf_counter()
-            run(*arguments)
-            times.append(time.perf_counter() - start)
-        # The budget is 0.5 s; the best of five, because other work may share the machine.
-        assert min(times) < 0.5
+        assert processor_seconds("-m", "flexvar", *arguments) < 2 * yardstick
 
 
 def test_version():

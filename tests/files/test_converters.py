@@ -173,7 +173,7 @@ def test_a_plugins_converter_reads_its_files(tmp_path, files):
     with pytest.warns(UserWarning, match="converter 'gone' of local cannot be imported"):
         pipe = flexvar.convert.convert(tokenizer=path, registry=found)
     assert torch.equal(pipe.tokenizer.codes, codes)
-    with pytest.raises(FlexvarError, match="no tokenizer of a known layout. Known: VAR, FlexVAR"):
+    with pytest.raises(FlexvarError, match="no tokenizer of a known layout. Known: .*VAR, FlexVAR"):
         flexvar.convert.convert(tokenizer=path)
     with pytest.raises(FlexvarError, match="Several converters .* --converter acme or twin"):
         flexvar.convert.convert(tokenizer=path, registry=registry(acme="Acme", twin="Acme"))
