@@ -3,6 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+
+# Tests run side by side, and so do the processes they start: threads that wait for each other by
+# spinning would take the cores from one another. Before torch, which reads it once.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 from pathlib import Path
 
 import pytest
