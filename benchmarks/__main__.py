@@ -8,8 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from benchmarks import cases, command, record
-from benchmarks.record import Row
+from benchmarks import suites
+from benchmarks.harness import command, record
+from benchmarks.harness.record import Row
 from flexvar.errors import FlexvarError
 
 app = typer.Typer(
@@ -43,12 +44,12 @@ def list_suites(
     Example: python -m benchmarks list generate --quick
     """
     if suite is None:
-        names = cases.names()
+        names = suites.names()
         width = max(map(len, names))
         for name in names:
-            typer.echo(f"{name.ljust(width)}  {cases.summary(name)}")
+            typer.echo(f"{name.ljust(width)}  {suites.summary(name)}")
         return
-    for case in cases.load(suite).cases(_options(quick, device, 0, backbone)):
+    for case in suites.load(suite).cases(_options(quick, device, 0, backbone)):
         typer.echo(case.name)
 
 
@@ -95,13 +96,13 @@ def run(
 
     Example: python -m benchmarks run backbones --backbone markov history=3 --backbone delta
     """
-    from benchmarks.runner import Run, choose
+    from benchmarks.harness.runner import Run, choose
 
     options = _options(quick, device, seed, backbone)
     found = {}
     for name in _named(suites):
         try:
-            found[name] = cases.load(name).cases(options)
+            found[name] = suites.load(name).cases(options)
         except FlexvarError as error:
             if name in suites:
                 raise
@@ -116,7 +117,7 @@ def run(
     sound = True
     for name, wanted in chosen.items():
         if len(chosen) > 1:
-            typer.secho(f"{name}: {cases.summary(name)}", bold=True)
+            typer.secho(f"{name}: {suites.summary(name)}", bold=True)
         sound &= measure(name, wanted)
     typer.echo(f"rows: {path}")
     raise typer.Exit(0 if sound else 1)
@@ -134,7 +135,7 @@ def compare(
 
     Example: python -m benchmarks compare before.jsonl after.jsonl
     """
-    from benchmarks import compare as comparing
+    from benchmarks.harness import compare as comparing
 
     result = comparing.compare(record.read(before), record.read(after), least=least)
     for line in result.lines():
@@ -156,7 +157,7 @@ def report(
 
     Example: python -m benchmarks report --out out/benchmarks
     """
-    from benchmarks import report as reporting
+    from benchmarks.harness import report as reporting
 
     files = results or sorted(record.RESULTS.glob("*.jsonl"))
     if not files:
@@ -169,13 +170,13 @@ def report(
 def _named(suites: list[str]) -> list[str]:
     """The suites, each once; ``all`` is every one but those that train models for an hour."""
     named = (
-        [name for name in cases.names() if name not in cases.TRAINING] if "all" in suites else []
+        [name for name in suites.names() if name not in suites.TRAINING] if "all" in suites else []
     )
     return list(dict.fromkeys([*named, *(name for name in suites if name != "all")]))
 
 
 def _options(quick: bool, device: str, seed: int, backbones: list[str] | None) -> Any:
-    from benchmarks.suite import Options, parse_backbone
+    from benchmarks.harness.suite import Options, parse_backbone
     from flexvar.ops.precision import parse_device
     from flexvar.plugin import default_registry
 
@@ -205,7 +206,7 @@ def _show(row: Row) -> None:
 
 
 def _text(value: Any) -> str:
-    from benchmarks.measure import is_timing
+    from benchmarks.harness.measure import is_timing
 
     if is_timing(value):
         first = f", first {value['first_call_s']:.3f} s" if "first_call_s" in value else ""

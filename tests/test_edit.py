@@ -599,8 +599,8 @@ def test_bad_arguments_as_a_process(tiny_dir, files):
 
 def test_the_measuring_script_runs_over_any_checkpoint(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
-    from benchmarks import record
-    from benchmarks.editing.__main__ import measure
+    from benchmarks.editing import measure
+    from benchmarks.harness import record
     from flexvar.checkpoint import Trained
 
     pytest.importorskip("sklearn")

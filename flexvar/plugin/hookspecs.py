@@ -136,7 +136,7 @@ def flexvar_released() -> Iterable[Component]:  # type: ignore[empty-body]
 def flexvar_benchmarks() -> Iterable[Component]:  # type: ignore[empty-body]
     """Benchmark suites: modules with SUMMARY, cases(options) and sections(rows).
 
-    ``python -m benchmarks run mine`` runs it; `benchmarks.suite` says what the three are.
+    ``python -m benchmarks run mine`` runs it; `benchmarks.harness.suite` says what the three are.
 
     ::
 

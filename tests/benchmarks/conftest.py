@@ -76,8 +76,8 @@ import time
 
 import torch
 
-from benchmarks.measure import timed
-from benchmarks.suite import Case, Red, Section, Table
+from benchmarks.harness.measure import timed
+from benchmarks.harness.suite import Case, Red, Section, Table
 
 SUMMARY = "A plugin's own"
 # Work that a busy machine slows as it slows the yardstick; a sleep would not be.

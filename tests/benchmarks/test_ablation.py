@@ -15,11 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.ablation import measure, plan, scaling, tables, trained
-from benchmarks.ablation.full_over_residual import FullOverResidual
-from benchmarks.ablation.trained import Place
-from benchmarks.cases import ablation
-from benchmarks.suite import Options, Red
+from benchmarks.harness.suite import Options, Red
 from flexvar.components import Facts
 from flexvar.layout import Layout
 from flexvar.model import NextScaleModel
@@ -27,6 +23,10 @@ from flexvar.sequence import fold_scales
 from flexvar.training.guard import Interrupted
 from flexvar.training.recipe import TokenizerRecipe
 from flexvar.training.train import train
+from studies.ablation import measure, plan, scaling, tables, trained
+from studies.ablation import suite as ablation
+from studies.ablation.full_over_residual import FullOverResidual
+from studies.ablation.trained import Place
 
 TINY = replace(
     plan.QUICK, digits_tokenizer_steps=4, digits_steps=3, classifier_steps=2, samples=1, traced=1
@@ -84,7 +84,7 @@ def test_no_law_is_fitted_to_what_is_none(
 
 
 def test_every_published_figure_stands_beside_a_run() -> None:
-    from benchmarks.ablation import published
+    from studies.ablation import published
 
     names = {run.name for run in plan.models(plan.FULL)}
     for table in (published.TABLE_4, published.TABLE_5, published.TABLE_6):
@@ -238,7 +238,7 @@ def test_the_law_is_fitted_over_the_rows() -> None:
 
 def test_the_page_keeps_what_was_written_below_a_table(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from benchmarks.ablation import page
+    from studies.ablation import page
 
     rows = [
         row(f"scaling: transformer d{d}", 0, (2.0 * size / 1e9) ** -0.2, size)
@@ -256,7 +256,7 @@ def test_the_page_keeps_what_was_written_below_a_table(tmp_path: Path) -> None:
 
 def test_a_missing_results_file_is_a_message(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.ablation", str(tmp_path / "none.jsonl")],
+        [sys.executable, "-m", "studies.ablation", str(tmp_path / "none.jsonl")],
         capture_output=True, text=True,
     )  # fmt: skip
     assert done.returncode == 2

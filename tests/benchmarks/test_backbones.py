@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from benchmarks import command, models
-from benchmarks.ablation import plan as ablation
-from benchmarks.backbones import match, page, plan
-from benchmarks.cases import backbones
-from benchmarks.suite import Options, parse_backbone
+from benchmarks.harness import command, models
+from benchmarks.harness.suite import Options, parse_backbone
 from flexvar.errors import FlexvarError
+from studies.ablation import plan as ablation
+from studies.backbones import match, page, plan
+from studies.backbones import suite as backbones
 
 TINY = plan.Budget(
     replace(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks.compare import compare, judge
-from benchmarks.measure import summary
+from benchmarks.harness.compare import compare, judge
+from benchmarks.harness.measure import summary
 
 
 def timing(median, half_spread=0.05, yardstick=0.01):

@@ -4,8 +4,8 @@ import pytest
 import torch
 from flexvar_plugins.backbones import attention, scan_kernels
 
-from benchmarks import models, parity
-from benchmarks.suite import Red
+from benchmarks.harness import models, parity
+from benchmarks.harness.suite import Red
 from flexvar import Layout, Pipeline
 from tests.helpers import TINY
 

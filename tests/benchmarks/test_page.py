@@ -10,9 +10,10 @@ from PIL import Image
 
 pytest.importorskip("matplotlib")
 
-from benchmarks import cases, record, report
-from benchmarks.cases import growth
-from benchmarks.suite import Options
+from benchmarks import suites
+from benchmarks.harness import record, report
+from benchmarks.harness.suite import Options
+from benchmarks.suites import growth
 
 MACHINE = {"cpu": "A CPU", "cores": 2, "threads": 1, "torch": "2", "commit": "abc1234"}
 
@@ -74,14 +75,14 @@ def test_the_newest_row_of_a_case_is_shown(tmp_path):
 
 
 def test_every_suite_shows_rows_that_are_all_red():
-    for name in cases.SUITES:
-        module = cases.load(name)
+    for name in suites.SUITES:
+        module = suites.load(name)
         rows = [
             {"suite": name, "case": case.name, "settings": dict(case.settings), "status": "red",
              "reason": "it differs"}
             for case in module.cases(Options(quick=True))
         ]  # fmt: skip
-        shown = [line for _, sections in report.suites(record.latest(rows)) for section in sections
+        shown = [line for _, found in report.by_suite(record.latest(rows)) for section in found
                  for table in section.tables for line in table.body]  # fmt: skip
         for row in rows:
             assert any(row["case"] in map(str, line) for line in shown), row["case"]
@@ -95,7 +96,7 @@ def test_curves_cross_where_they_meet():
 
 def test_mamba_gets_the_parameters_of_the_transformer():
     count = growth._parameters
-    from benchmarks.models import backbone_spec
+    from benchmarks.harness.models import backbone_spec
 
     ratio = growth.matched(2, 64)
     ours = count(backbone_spec("transformer", 2, width=64))

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks import models
-from benchmarks.measure import held_mib
+from benchmarks.harness import models
+from benchmarks.harness.measure import held_mib
 from flexvar import Layout
 
 

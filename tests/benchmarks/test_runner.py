@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benchmarks import record
-from benchmarks.runner import choose
-from benchmarks.suite import Case
+from benchmarks.harness import record
+from benchmarks.harness.runner import choose
+from benchmarks.harness.suite import Case
 from flexvar.errors import FlexvarError
 
 

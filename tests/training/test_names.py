@@ -9,8 +9,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from benchmarks.report import html, markdown
-from benchmarks.suite import Section, Table
+from benchmarks.harness.report import html, markdown
+from benchmarks.harness.suite import Section, Table
 from flexvar import Pipeline
 from flexvar.cli.show import describe, lines
 from flexvar.config import parse

@@ -12,7 +12,7 @@ from flexvar_zoo.backbones import delta_rule
 from torch import Tensor
 
 import flexvar
-from benchmarks.measure import held_mib
+from benchmarks.harness.measure import held_mib
 from flexvar import Facts, Layout, Position
 
 FACTS = Facts(vocab_size=20, code_dim=4, width=32, head_dim=16, num_classes=3)

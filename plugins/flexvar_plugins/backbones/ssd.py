@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 # Tokens per chunk unless an option says otherwise. The work inside a chunk grows with its length,
-# the number of states with its inverse; 64 was fastest on two CPU cores (benchmarks/scan.py).
+# the number of states with its inverse; 64 was fastest on two CPU cores (the suite scan).
 CHUNK = 64
 
 

@@ -1,0 +1,1 @@
+"""What stands behind every suite: cases in processes of their own, rows, parity, the report."""

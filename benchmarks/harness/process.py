@@ -1,0 +1,93 @@
+"""One case in a process: ``python -m benchmarks.harness.process REQUEST.json RESULT.json``.
+
+A process of its own, so that a case that is killed takes nothing with it, that its peak memory is
+its own, and that no case finds what another left behind.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+import traceback
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from benchmarks import suites
+from benchmarks.harness import record, roofline
+from benchmarks.harness.suite import Case, Options, Red
+from flexvar.errors import FlexvarError
+from flexvar.files import whole_file
+from flexvar.ops.memory import keep_freed_memory
+
+# Keys of the figures that become the row's own.
+LIFTED = ("parity", "implementation")
+NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
+
+
+def find(suite: str, name: str, options: Options) -> Case:
+    """The case of this name. Raises `FlexvarError` if the suite no longer has it."""
+    for case in suites.load(suite).cases(options):
+        if case.name == name:
+            return case
+    raise FlexvarError(
+        f"Suite {suite!r} has no case {name!r} in this process; cases(options) has to give the "
+        "same cases whenever it is called."
+    )
+
+
+def execute(case: Case) -> dict[str, Any]:
+    """A row's status, reason, figures and what was compared; never raises what a case may."""
+    row: dict[str, Any] = {"status": "ok"}
+    start = time.perf_counter()
+    try:
+        figures = dict(case.run())
+        row |= {key: figures.pop(key) for key in LIFTED if key in figures}
+        row["figures"] = json.loads(json.dumps(figures))
+    except Red as red:
+        row |= {"status": "red", "reason": str(red)}
+        if red.parity:
+            row["parity"] = red.parity
+    except Exception as error:
+        text = str(error).strip()
+        memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+            sign in text.lower() for sign in NO_MEMORY
+        )
+        first = text.splitlines()[0] if text else "no message"
+        what = "out of memory" if memory else type(error).__name__
+        row |= {"status": "failed", "reason": f"{what}: {first}", "at": _where(error)}
+        traceback.print_exc()
+    row["seconds"] = round(time.perf_counter() - start, 2)
+    return row
+
+
+def _where(error: BaseException) -> str:
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{Path(frame.filename).name}:{frame.lineno}"
+
+
+def main() -> None:
+    """Read a request, write the result to a temporary name and move it there."""
+    request, result = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
+    if sys.platform.startswith("linux"):
+        # Where memory runs out it is this process that goes, not the one that writes the row.
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000")
+    keep_freed_memory()  # as flexvar's own commands do
+    if "rates" in request:
+        found: dict[str, Any] = roofline.rates(**request["rates"])
+    else:
+        given = dict(request["options"])
+        if given.get("backbones"):
+            given["backbones"] = tuple(given["backbones"])
+        found = execute(find(request["suite"], request["case"], Options(**given)))
+        found["machine"] = record.machine() | {"commit": request["commit"]}
+    with whole_file(result) as temporary:
+        temporary.write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Questions answered by training: each study is its own folder, outside the package."""

@@ -1,0 +1,185 @@
+"""The comparison's one page: quality by scale, samples side by side, time, memory, what is kept."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageDraw, ImageFont
+
+from benchmarks.harness import plots, record
+from benchmarks.harness.cells import milliseconds, why
+from benchmarks.harness.suite import Section, Table
+from flexvar.files import whole_file
+from studies.ablation.plots import stacked
+from studies.ablation.tables import look, markdown
+
+PAGE, PICTURE = "backbones.md", "backbones.png"
+Rows = Sequence[Mapping[str, Any]]
+
+
+def sections(rows: Rows, root: Path) -> list[Section]:
+    """A section per set of pictures, and one of time and memory. root: where sample grids are."""
+    latest = record.latest([dict(row) for row in rows])
+    found = []
+    for data in dict.fromkeys(row["settings"].get("data") for row in latest):
+        if data is not None:
+            found.append(
+                _quality(data, [r for r in latest if r["settings"].get("data") == data], root)
+            )
+    timed = [row for row in latest if "sides" in row["settings"]]
+    return [*found, *([_growth(timed)] if timed else [])]
+
+
+def write(rows: Rows, root: Path, out: Path) -> Path:
+    """Write the page and its one picture to ``out``; the page's path."""
+    found = sections(rows, root)
+    pictures = [picture for section in found for _, picture in section.pictures]
+    out.mkdir(parents=True, exist_ok=True)
+    with whole_file(out / PICTURE) as temporary:
+        stacked(pictures).save(temporary, format="PNG", optimize=True)
+    machine = rows[-1].get("machine", {})
+    where = machine.get("gpu") or machine.get("cpu") or "an unnamed machine"
+    quick = " --quick" if rows[-1]["settings"].get("quick") else ""
+    lines = [
+        "# Backbones, trained alike", "",
+        f"Measured on {where}, {machine.get('threads', '?')} thread(s), by `python -m benchmarks "
+        f"run backbones{quick}`; this page by `python -m studies.backbones ROWS.jsonl`.", "",
+        f"![Backbones]({PICTURE})", "",
+    ]  # fmt: skip
+    for section in found:
+        lines += [f"## {section.title}", "", section.text, ""]
+        lines += [line for table in section.tables for line in (markdown(table), "")]
+    with whole_file(out / PAGE) as temporary:
+        temporary.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
+    return out / PAGE
+
+
+def _quality(data: str, rows: Rows, root: Path) -> Section:
+    header = ("backbone", "depth, width", "parameters", "held-out loss", "last scale",
+              "samples recognised", "Fréchet", "training images/s")  # fmt: skip
+    body: list[Sequence[object]] = []
+    curves, grids = {}, []
+    recipe, seeds = rows[0]["settings"]["recipe"], rows[0]["settings"]["seeds"]
+    for row in rows:
+        name = row["settings"]["backbone"]
+        if record.status(row) != "ok":
+            body.append([name, why(row), *[""] * (len(header) - 2)])
+            continue
+        figures, each = row["figures"], row["figures"]["seeds"]
+        spec = figures["backbone"]
+        body.append(
+            [
+                name,
+                f"{spec.get('depth', '-')}, {spec.get('width', '-')}",
+                f"{figures['parameters'] / 1e3:,.0f} k",
+                _spread(each, "validation.loss"),
+                _spread(each, "validation.last_loss"),
+                _spread(each, "samples.accuracy", 1, 100) + " %",
+                _spread(each, "samples.frechet", 2),
+                f"{statistics.mean(one['images_per_second'] for one in each):.0f}",
+            ]
+        )
+        scales = list(each[0]["validation"]["loss_by_scale"])
+        curves[name] = [(float(scale.split("x")[0]), _mean(each, scale)) for scale in scales]
+        path = root / each[0]["picture"]
+        if path.is_file():
+            grids.append(_titled(name, Image.open(path).convert("RGB")))
+    text = (
+        f"{recipe['steps']} steps of {recipe['batch_size']} {data}, seeds "
+        f"{', '.join(map(str, seeds))}: mean ± standard deviation over them. Parameters of the "
+        "backbone, matched to 3 % by width, then depth. Loss in nats a token on held-out "
+        "pictures; recognised and Fréchet by a small classifier of the set. Images per second "
+        "were taken while other work ran on the machine."
+    )
+    pictures = []
+    if curves:
+        plot = plots.lines(curves, "rows of the grid", f"{data}: held-out loss, nats", log_y=False)
+        pictures.append((f"{data}: loss by scale", plot))
+    if grids:
+        pictures.append((f"{data}: samples of the first seed", _beside(grids)))
+    return Section(f"Quality: {data}", text, pictures, [Table(header, body)])
+
+
+def _growth(rows: Rows) -> Section:
+    sound = [row for row in rows if record.status(row) == "ok"]
+    sides = sorted({side for row in sound for side in row["figures"]["sides"]}, key=int)
+    header = ("backbone", "parameters", *(f"{what} at {side}" for what in
+              ("train ms", "generate ms", "train MiB", "generate MiB", "kept MiB")
+              for side in sides))  # fmt: skip
+    body: list[Sequence[object]] = []
+    for row in rows:
+        name = row["settings"]["backbone"]
+        if record.status(row) != "ok":
+            body.append([name, why(row), *[""] * (len(header) - 2)])
+            continue
+        by_side = row["figures"]["sides"]
+        cells = [
+            milliseconds(by_side[s][w]["median_s"]) for w in ("train", "generate") for s in sides
+        ]
+        cells += [
+            f"{by_side[s][f'{w}_peak_mib']:,.0f}" for w in ("train", "generate") for s in sides
+        ]
+        cells += [f"{by_side[s]['kept_mib']:.2f}" for s in sides]
+        body.append([name, f"{row['figures']['parameters'] / 1e3:,.0f} k", *cells])
+
+    def panel(figure: Any, words: str) -> Image.Image:
+        curves = {
+            row["settings"]["backbone"]: [
+                (float(side), max(float(figure(one)), 1e-3))
+                for side, one in row["figures"]["sides"].items()
+            ]
+            for row in sound
+        }
+        return plots.lines(curves, "cells a side of the last grid", words)
+
+    pictures = []
+    if sound:
+        panels = [
+            panel(lambda one: 1e3 * one["train"]["median_s"], "ms, training step of one picture"),
+            panel(lambda one: 1e3 * one["generate"]["median_s"], "ms, scale by scale"),
+            panel(lambda one: one["train_peak_mib"], "MiB at most in training"),
+            panel(lambda one: one["kept_mib"], "MiB kept between scales"),
+        ]
+        pictures.append(("Time and memory", plots.table(panels, columns=2)))
+    text = (
+        "One picture, forward and backward of all scales at once in training, forward scale by "
+        "scale in generation, fp32; medians. Memory is that of the whole process at its most. "
+        "Kept: what the backbone hands on at the end, AdaLN values included; times were taken "
+        "while other work ran on the machine, in turn with a fixed product in each row."
+    )
+    return Section("Time and memory against the grid", text, pictures, [Table(header, body)])
+
+
+def _spread(
+    seeds: Sequence[Mapping[str, Any]], path: str, digits: int = 3, scale: float = 1
+) -> str:
+    values = [scale * look(figures, path) for figures in seeds]
+    text = f"{statistics.mean(values):.{digits}f}"
+    return text if len(values) < 2 else f"{text} ± {statistics.stdev(values):.{digits}f}"
+
+
+def _mean(seeds: Sequence[Mapping[str, Any]], scale: str) -> float:
+    return statistics.mean(one["validation"]["loss_by_scale"][scale] for one in seeds)
+
+
+def _titled(name: str, grid: Image.Image) -> Image.Image:
+    title = Image.new("RGB", (grid.width, 20), "white")
+    ImageDraw.Draw(title).text((2, 2), name, fill="black", font=ImageFont.load_default(13))
+    return stacked([title, grid], gap=0)
+
+
+def _beside(grids: Sequence[Image.Image], columns: int = 2, gap: int = 12) -> Image.Image:
+    rows = [grids[start : start + columns] for start in range(0, len(grids), columns)]
+    lines = []
+    for row in rows:
+        width = sum(one.width + gap for one in row) - gap
+        line = Image.new("RGB", (width, max(one.height for one in row)), "white")
+        left = 0
+        for one in row:
+            line.paste(one, (left, 0))
+            left += one.width + gap
+        lines.append(line)
+    return stacked(lines, gap)
