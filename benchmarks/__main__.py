@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import suites
-from benchmarks.harness import command, record
+from benchmarks.harness import command, load, record
 from benchmarks.harness.record import Row
 from flexvar.errors import FlexvarError
 
@@ -83,10 +83,14 @@ def run(
         bool, typer.Option("--again", help="Also cases that have a row of this commit.")
     ] = False,
     out: Annotated[
-        Path | None, typer.Option(help="JSON Lines file; by default one per machine.")
+        Path | None,
+        typer.Option(help="JSON Lines file.", show_default="one per machine in benchmarks/rows"),
     ] = None,
 ) -> None:
-    """Run suites; each case adds its row to the results file of this machine as it ends.
+    """Run suites; each case adds its row to the file of this machine as it ends.
+
+    A row says how busy the machine was, and its limits are measured beside it. What comes with
+    flexvar, in benchmarks/results, is not touched.
 
     The same command goes on where it was stopped. Exit code 1 if a row is red or failed.
 
@@ -147,8 +151,12 @@ def compare(
 def report(
     results: Annotated[
         list[Path] | None,
-        typer.Argument(help="Results files.", show_default="all in benchmarks/results"),
+        typer.Argument(help="Results files.", show_default="what `run` measured in this checkout"),
     ] = None,
+    published: Annotated[
+        bool,
+        typer.Option("--published", help="Also the rows that come with flexvar, under own titles."),
+    ] = False,
     out: Annotated[Path, typer.Option(help="Directory for page and tables.")] = Path(
         "out/benchmarks"
     ),
@@ -159,12 +167,22 @@ def report(
     """
     from benchmarks.harness import report as reporting
 
-    files = results or sorted(record.RESULTS.glob("*.jsonl"))
-    if not files:
+    if results:
+        stems = [path.stem for path in results]
+        found = {
+            path.stem if stems.count(path.stem) == 1 else str(path): record.read(path)
+            for path in results
+        }
+    else:
+        found = record.find(published=False)
+    if published:
+        found |= record.find(published=True)
+    if not found:
         raise FlexvarError(
-            "There are no results yet; measure some: python -m benchmarks run generate --quick."
+            "Nothing was measured in this checkout yet; measure something: python -m benchmarks "
+            "run generate --quick. --published reports the rows that come with flexvar."
         )
-    typer.echo(str(reporting.write({path.stem: record.read(path) for path in files}, out)))
+    typer.echo(str(reporting.write(found, out)))
 
 
 def _named(suites: list[str]) -> list[str]:
@@ -200,6 +218,8 @@ def _show(row: Row) -> None:
         typer.secho(f"{row['case']}: {state.upper()}: {row['reason']}", fg=typer.colors.RED)
         return
     typer.secho(f"{row['case']} ({row['seconds']:.1f} s)", bold=True)
+    if row.get("load", {}).get("busy"):
+        typer.secho(f"  busy machine: {load.told(row['load'])}", fg=typer.colors.YELLOW)
     ran = [("ran", row["implementation"])] if row.get("implementation") else []
     for name, value in [*ran, *row["figures"].items()]:
         typer.echo(f"  {name}: {_text(value)}")

@@ -45,10 +45,7 @@ def whole_file(path: Path) -> Iterator[Path]:
     """
     temporary = temporary_name(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if str(path.parent) not in _swept:
-            _swept.add(str(path.parent))
-            sweep(path.parent)
+        _ready(path.parent)
         yield temporary
         os.replace(temporary, path)
     except OSError as error:
@@ -56,6 +53,42 @@ def whole_file(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A temporary folder of the same name to fill; it takes its place when the block ends well.
+
+    No system moves a folder over another that holds something: in one that is there already, each
+    new file takes the place of the one of its name. Raises `UnwritableError` where it cannot be
+    written; the temporary folder is removed.
+    """
+    temporary = temporary_name(path)
+    made = temporary / path.name
+    try:
+        _ready(path.parent)
+        made.mkdir(parents=True)
+        yield made
+        try:
+            os.replace(made, path)
+        except OSError:
+            if not path.is_dir():
+                raise
+            for file in made.iterdir():
+                os.replace(file, path / file.name)
+        sync(path.parent)
+    except OSError as error:
+        raise UnwritableError(path, reason(error)) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _ready(folder: Path) -> None:
+    """Make a folder, and once in a process sweep it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if str(folder) not in _swept:
+        _swept.add(str(folder))
+        sweep(folder)
 
 
 def temporary_name(path: Path) -> Path:

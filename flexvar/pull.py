@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -15,8 +15,8 @@ from typing import Any
 from flexvar import hub
 from flexvar.components.converter import Part
 from flexvar.components.released import ReleasedFile, ReleasedModel
-from flexvar.errors import CheckpointError, FlexvarError, PluginError, reason, shown
-from flexvar.files import sweep, temporary_name, write_json
+from flexvar.errors import CheckpointError, FlexvarError, PluginError, shown
+from flexvar.files import UnwritableError, whole_folder, write_json
 from flexvar.plugin import Provided, Registry
 from flexvar.plugin.registry import FIRST_PARTY
 
@@ -79,28 +79,37 @@ def pull(name: str, registry: Registry, *, say: Say | None = None) -> Path:
     if (folder / CONFIG).is_file():
         return folder
     say = say or _on_standard_error
-    with _whole_folder(folder) as made:
-        files = _files(name, model, folder, say)
-        say(f"{name}: converting to {folder}")
-        _convert(model, files, made, registry)
-        write_json(
-            made / ORIGIN,
-            {
-                "name": name,
-                "license": model.license,
-                "source": model.source,
-                "files": [
-                    {
-                        "repository": file.repository,
-                        "name": file.name,
-                        "revision": _commit(path) or file.revision,
-                        "size": path.stat().st_size,
-                    }
-                    for file, path in files
-                ],
-            },
-        )
+    try:
+        with whole_folder(folder) as made:
+            files = _files(name, model, folder, say)
+            say(f"{name}: converting to {folder}")
+            _convert(model, files, made, registry)
+            write_json(made / ORIGIN, _origin(name, model, files))
+            if folder.is_dir() and not (folder / CONFIG).is_file():
+                shutil.rmtree(folder, ignore_errors=True)  # no checkpoint: what stands in its place
+    except UnwritableError as error:
+        raise CheckpointError(f"{error} Name another place as FLEXVAR_CACHE.") from None
     return folder
+
+
+def _origin(
+    name: str, model: ReleasedModel, files: list[tuple[ReleasedFile, Path]]
+) -> dict[str, Any]:
+    """Where a checkpoint comes from."""
+    return {
+        "name": name,
+        "license": model.license,
+        "source": model.source,
+        "files": [
+            {
+                "repository": file.repository,
+                "name": file.name,
+                "revision": _commit(path) or file.revision,
+                "size": path.stat().st_size,
+            }
+            for file, path in files
+        ],
+    }
 
 
 def find(name: str, registry: Registry) -> tuple[Provided, ReleasedModel]:
@@ -194,32 +203,6 @@ def _convert(
         registry=registry,
     )
     checkpoint.save(made, config, parts, registry)
-
-
-@contextmanager
-def _whole_folder(folder: Path) -> Iterator[Path]:
-    """A folder to write to, of the same name; it takes its place when the block ends well."""
-    temporary = temporary_name(folder)
-    made = temporary / folder.name
-    try:
-        try:
-            sweep(folder.parent)
-            made.mkdir(parents=True)
-        except OSError as error:
-            raise CheckpointError(
-                f"Cannot write to {folder.parent}: {reason(error)}. Name another place as "
-                "FLEXVAR_CACHE."
-            ) from None
-        yield made
-        try:
-            if folder.is_dir() and not (folder / CONFIG).is_file():
-                shutil.rmtree(folder)
-            os.replace(made, folder)
-        except OSError as error:
-            if not (folder / CONFIG).is_file():  # else another process was first
-                raise CheckpointError(f"Cannot write {folder}: {reason(error)}.") from None
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _folder(provided: Provided) -> Path:

@@ -30,10 +30,15 @@ def mixed_rows(
     body: list[Sequence[object]] = []
     for row in rows:
         if record.status(row) == "ok":
-            body.append([row["case"], *cells(row)])
+            body.append([row["case"] + mark(row), *cells(row)])
         else:
             body.append([row["case"], why(row), *[""] * (len(header) - 2)])
     return Table(header, body)
+
+
+def mark(row: Row) -> str:
+    """What stands behind the name of a row that a busy machine took."""
+    return " (busy machine)" if row.get("load", {}).get("busy") else ""
 
 
 def why(row: Row) -> str:
@@ -63,4 +68,6 @@ def limit_cell(figures: dict[str, Any]) -> str:
     limit = figures.get("limit")
     if limit is None:
         return "not counted"
+    if limit["fraction"] > 1:
+        return f"above the rate of {limit['bound']} measured beside it"
     return f"{100 * limit['fraction']:.0f} % of {limit['bound']}"

@@ -10,6 +10,7 @@ import json
 import sys
 import time
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ import torch
 
 from benchmarks import suites
 from benchmarks.harness import record, roofline
+from benchmarks.harness.load import Load
 from benchmarks.harness.suite import Case, Options, Red
 from flexvar.errors import FlexvarError
 from flexvar.files import whole_file
@@ -42,9 +44,10 @@ def find(suite: str, name: str, options: Options) -> Case:
 def execute(case: Case) -> dict[str, Any]:
     """A row's status, reason, figures and what was compared; never raises what a case may."""
     row: dict[str, Any] = {"status": "ok"}
-    start = time.perf_counter()
+    start, load = time.perf_counter(), Load()
     try:
-        figures = dict(case.run())
+        with load:
+            figures = dict(case.run())
         row |= {key: figures.pop(key) for key in LIFTED if key in figures}
         row["figures"] = json.loads(json.dumps(figures))
     except Red as red:
@@ -61,7 +64,26 @@ def execute(case: Case) -> dict[str, Any]:
         row |= {"status": "failed", "reason": f"{what}: {first}", "at": _where(error)}
         traceback.print_exc()
     row["seconds"] = round(time.perf_counter() - start, 2)
+    row["load"] = load.found
+    if row["status"] == "ok":
+        _set_limit(row, case.settings)
     return row
+
+
+def _set_limit(row: dict[str, Any], settings: Mapping[str, Any]) -> None:
+    """Add what the device can do at most, measured now, beside the case.
+
+    A machine that is busier or slower than an hour ago is so for both.
+    """
+    figures, dtype = row["figures"], settings.get("dtype")
+    if not figures.get("work") or not dtype:
+        return
+    try:
+        figures["limit"] = roofline.beside(figures, str(settings.get("device", "cpu")), str(dtype))
+    except (KeyError, TypeError) as error:
+        row |= {"status": "failed", "reason": f"its figures' work is incomplete: {error}"}
+    except RuntimeError as error:  # no memory is left for it; the case's own figures stand
+        row["no_limit"] = str(error).splitlines()[0]
 
 
 def _where(error: BaseException) -> str:
@@ -77,14 +99,11 @@ def main() -> None:
         with suppress(OSError):
             Path("/proc/self/oom_score_adj").write_text("1000")
     keep_freed_memory()  # as flexvar's own commands do
-    if "rates" in request:
-        found: dict[str, Any] = roofline.rates(**request["rates"])
-    else:
-        given = dict(request["options"])
-        if given.get("backbones"):
-            given["backbones"] = tuple(given["backbones"])
-        found = execute(find(request["suite"], request["case"], Options(**given)))
-        found["machine"] = record.machine() | {"commit": request["commit"]}
+    given = dict(request["options"])
+    if given.get("backbones"):
+        given["backbones"] = tuple(given["backbones"])
+    found = execute(find(request["suite"], request["case"], Options(**given)))
+    found["machine"] = record.machine() | {"commit": request["commit"]}
     with whole_file(result) as temporary:
         temporary.write_text(json.dumps(found))
 

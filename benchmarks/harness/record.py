@@ -18,7 +18,9 @@ import torch
 
 from flexvar.errors import FlexvarError
 
+# What comes with flexvar, and what this checkout measured, which git does not see.
 RESULTS = Path(__file__).parents[1] / "results"
+ROWS = Path(__file__).parents[1] / "rows"
 Row = dict[str, Any]
 
 
@@ -40,10 +42,10 @@ def machine() -> dict[str, Any]:
 
 
 def results_file() -> Path:
-    """The results file of this machine."""
+    """Where the rows of this machine go unless asked otherwise."""
     info = machine()
     name = re.sub(r"[^a-z0-9]+", "-", str(info["gpu"] or info["cpu"]).lower()).strip("-")
-    return RESULTS / f"{name}-{info['threads']}t.jsonl"
+    return ROWS / f"{name}-{info['threads']}t.jsonl"
 
 
 def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
@@ -52,6 +54,7 @@ def append(row: Mapping[str, Any], path: Path | None = None) -> Path:
     One write, flushed to the disk. Raises `FlexvarError` if it cannot be written.
     """
     path = path or results_file()
+    row = {name: value for name, value in row.items() if name != "folder"}
     whole = {**row, "machine": row.get("machine") or machine(), "time": time.strftime("%F %T")}
     text = json.dumps(whole) + "\n"
     try:
@@ -83,10 +86,21 @@ def read(path: Path) -> list[Row]:
         except ValueError:
             continue
         if isinstance(row, dict) and {"suite", "case", "settings"} <= row.keys():
-            rows.append(row)
+            # Pictures of a suite lie beside its rows.
+            rows.append(row | {"folder": str(path.parent)})
     if lines and not rows:
         raise FlexvarError(f"{path} holds no benchmark rows; name a file that `run` wrote.")
     return rows
+
+
+def find(*, published: bool) -> dict[str, list[Row]]:
+    """Rows by the title of their file in a report: this checkout's, or those that flexvar brings.
+
+    The two never stand under one title, and nothing takes one for the other.
+    """
+    folder = RESULTS if published else ROWS
+    label = "published with flexvar" if published else "measured here"
+    return {f"{path.stem}, {label}": read(path) for path in sorted(folder.glob("*.jsonl"))}
 
 
 def key(row: Mapping[str, Any]) -> str:

@@ -10,7 +10,7 @@ from pathlib import Path
 from PIL import Image
 
 from benchmarks import suites
-from benchmarks.harness import record
+from benchmarks.harness import load, record
 from benchmarks.harness.cells import why
 from benchmarks.harness.record import Row
 from benchmarks.harness.suite import Section, Table
@@ -72,8 +72,11 @@ def by_suite(rows: Sequence[Row]) -> list[tuple[str, list[Section]]]:
     for row in rows:
         found.setdefault(row["suite"], []).append(row)
     order = [*suites.names(), *found]
-    return [(name, _sections(name, found[name])) for name in dict.fromkeys(order)
-            if name in found]  # fmt: skip
+    return [
+        (name, [*_sections(name, found[name]), *_busy(found[name])])
+        for name in dict.fromkeys(order)
+        if name in found
+    ]
 
 
 def _sections(suite: str, rows: list[Row]) -> list[Section]:
@@ -99,6 +102,16 @@ def _sections(suite: str, rows: list[Row]) -> list[Section]:
         table = Table(("case", "what happened"), [[row["case"], why(row)] for row in unsaid])
         found.append(Section("Without a figure", "Cases that were red or failed.", tables=[table]))
     return found
+
+
+def _busy(rows: list[Row]) -> list[Section]:
+    """The rows whose timings suffered from other work, if there are any."""
+    busy = [row for row in rows if row.get("load", {}).get("busy")]
+    if not busy:
+        return []
+    table = Table(("case", "while it ran"), [[row["case"], load.told(row["load"])] for row in busy])
+    note = "Timings of these rows suffered from other work; measure them again with --again."
+    return [Section("On a busy machine", note, tables=[table])]
 
 
 def _brief(row: Row) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -20,47 +20,54 @@ COPY_CPU, COPY_GPU = 2**27, 2**30
 TRIES = 5
 
 
-def rates(device: str, dtypes: Sequence[str]) -> dict[str, Any]:
-    """Measured FLOP/s of a matrix product by dtype, and bytes/s read and written by a copy."""
+def rates(device: str, dtype: str) -> dict[str, float]:
+    """Measured FLOP/s of a matrix product, and bytes/s read and written by a copy.
+
+    The best of a few tries. Raises `RuntimeError` where no memory is left for them.
+    """
     where = torch.device(device)
+    if where.type == "cuda":
+        torch.cuda.empty_cache()
     side = PRODUCT_CPU if where.type == "cpu" else PRODUCT_GPU
-    found: dict[str, Any] = {}
-    for name in dtypes:
-        a = torch.randn(side, side, device=where).to(parse_dtype(name))
-        out = torch.empty_like(a)
-
-        def multiply(a: torch.Tensor = a, out: torch.Tensor = out) -> None:
-            torch.mm(a, a, out=out)
-
-        multiply()
-        found[name] = 2 * side**3 / min(seconds_of(multiply) for _ in range(TRIES))
+    a = torch.randn(side, side, device=where).to(parse_dtype(dtype))
+    out = torch.empty_like(a)
+    torch.mm(a, a, out=out)
+    product = min(seconds_of(lambda: torch.mm(a, a, out=out)) for _ in range(TRIES))
     size = COPY_CPU if where.type == "cpu" else COPY_GPU
     source = torch.ones(size, dtype=torch.uint8, device=where)
     target = torch.empty_like(source)
     target.copy_(source)
     seconds = min(seconds_of(lambda: target.copy_(source)) for _ in range(TRIES))
-    return {"flops": found, "bytes": 2 * size / seconds}
+    return {"flops": 2 * side**3 / product, "bytes": 2 * size / seconds}
 
 
-def set_against(
-    figures: Mapping[str, Any], measured: Mapping[str, Any], dtype: str
-) -> dict[str, Any] | None:
+def beside(figures: Mapping[str, Any], device: str, dtype: str) -> dict[str, Any]:
+    """`set_against` rates that are measured now; again where a row is above them.
+
+    Rates can only come out too low, by whatever else the machine does: the best of both counts.
+    """
+    set_against(figures, {"flops": 1.0, "bytes": 1.0})  # before anything is measured for nothing
+    measured = rates(device, dtype)
+    if set_against(figures, measured)["fraction"] > 1:
+        again = rates(device, dtype)
+        measured = {name: max(value, again[name]) for name, value in measured.items()}
+    return set_against(figures, measured)
+
+
+def set_against(figures: Mapping[str, Any], measured: Mapping[str, float]) -> dict[str, Any]:
     """The least seconds that a row's work takes at the device's rates, and the share reached.
 
-    None if the row counts no work or its dtype was not measured. Raises KeyError if ``of`` of
-    the work names no timing of the figures.
+    Raises KeyError if ``of`` of the work names no timing of the figures, TypeError if that is none.
     """
-    work = figures.get("work")
-    if not work or dtype not in measured.get("flops", {}):
-        return None
-    by_product = work["flops"] / measured["flops"][dtype]
+    work = figures["work"]
+    by_product = work["flops"] / measured["flops"]
     by_copy = work["bytes"] / measured["bytes"]
     floor = max(by_product, by_copy)
     return {
         "floor_s": round(floor, 6),
         "bound": "products" if by_product >= by_copy else "memory",
         "fraction": round(floor / figures[work["of"]]["median_s"], 4),
-        "flops_per_s": measured["flops"][dtype],
+        "flops_per_s": measured["flops"],
         "bytes_per_s": measured["bytes"],
     }
 

@@ -14,7 +14,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import record, roofline
+from benchmarks.harness import record
 from benchmarks.harness.record import Row
 from benchmarks.harness.suite import Case, Options
 from flexvar.errors import FlexvarError
@@ -41,7 +41,6 @@ class Run:
     jobs: int = 1
     show: Callable[[Row], Any] = print
     say: Callable[[str], Any] = print
-    _rates: dict[str, Any] = field(default_factory=dict)
     _begun: float = field(default_factory=time.monotonic)
 
     def __call__(self, suite: str, cases: Sequence[Case]) -> bool:
@@ -60,8 +59,6 @@ class Run:
                 + "; --again measures them anew."
             )
         sound = all(record.status(row) == "ok" for row in kept)
-        if waiting and not self._spent():
-            self._measure_rates(waiting)
         running: list[Child] = []
         try:
             while waiting or running:
@@ -99,21 +96,6 @@ class Run:
             record.key(row): row for row in rows if row.get("machine", {}).get("commit") == commit
         }
 
-    def _measure_rates(self, cases: Sequence[Case]) -> None:
-        dtypes = sorted({str(d) for case in cases if (d := case.settings.get("dtype"))})
-        if not dtypes or set(dtypes) <= self._rates.get("flops", {}).keys():
-            return
-        child = Child({"rates": {"device": self.options.device, "dtypes": dtypes}}, self.jobs)
-        while not child.ended(120.0):
-            time.sleep(0.05)
-        found, why = child.result()
-        if found is None:
-            self.say(f"The device's rates could not be measured ({why}); no row gets a limit.")
-            return
-        self._rates = found
-        rates = ", ".join(f"{d} {r / 1e9:,.0f} GFLOP/s" for d, r in found["flops"].items())
-        self.say(f"rates of {self.options.device}: {rates}, copy {found['bytes'] / 1e9:,.1f} GB/s")
-
     def _start(self, suite: str, case: Case) -> Child:
         request = {
             "suite": suite,
@@ -124,7 +106,6 @@ class Run:
         return Child(request, self.jobs, case)
 
     def _finish(self, child: Child) -> Row:
-        assert child.case is not None
         found, why = child.result()
         row: Row = {
             "suite": child.case.suite,
@@ -133,12 +114,6 @@ class Run:
             "seed": self.options.seed,
             **(found or {"status": "failed", "reason": why, "seconds": child.seconds}),
         }
-        dtype = str(row["settings"].get("dtype"))
-        try:
-            if limit := roofline.set_against(row.get("figures", {}), self._rates, dtype):
-                row["figures"]["limit"] = limit
-        except (KeyError, TypeError) as error:
-            row |= {"status": "failed", "reason": f"its figures' work is incomplete: {error}"}
         record.append(row, self.out)
         self.show(row)
         return row
@@ -147,7 +122,7 @@ class Run:
 class Child:
     """A process that runs one request, and what became of it."""
 
-    def __init__(self, request: dict[str, Any], jobs: int, case: Case | None = None) -> None:
+    def __init__(self, request: dict[str, Any], jobs: int, case: Case) -> None:
         self.case = case
         self._folder = tempfile.TemporaryDirectory(prefix="flexvar-benchmark-")
         folder = Path(self._folder.name)

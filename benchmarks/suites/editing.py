@@ -6,12 +6,13 @@
 from __future__ import annotations
 
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from benchmarks.harness import record
-from benchmarks.harness.cells import Row, measured, shown_rows, why
+from benchmarks.harness.cells import Row, mark, measured, shown_rows, why
 from benchmarks.harness.suite import Case, Options, Section, Table
 from benchmarks.suites import editing_tasks as tasks
 
@@ -23,10 +24,10 @@ COUNT, QUICK_COUNT = 48, 4  # pictures per figure
 def cases(options: Options) -> list[Case]:
     """A case per task, of the bundled model and the set it was trained on.
 
-    Pictures of a whole run go to ``benchmarks/results``, of a quick one nowhere.
+    Pictures of a whole run go to ``benchmarks/rows``, of a quick one nowhere.
     """
     model = data = "photos"
-    count, folder = (QUICK_COUNT, None) if options.quick else (COUNT, record.RESULTS)
+    count, folder = (QUICK_COUNT, None) if options.quick else (COUNT, record.ROWS)
     settings = {"model": model, "data": data, "pictures": count}
     settings |= {"device": options.device, "quick": options.quick}
     return [
@@ -44,14 +45,15 @@ def sections(rows: list[Row]) -> list[Section]:
     """The figures of each task, and the sheets that a whole run left behind."""
     shown = shown_rows(rows)
     body = [
-        [row["case"], name, told(value)]
+        [row["case"] + mark(row), name, told(value)]
         for row in measured(shown)
         for name, value in row["figures"].items()
     ]
     body += [[row["case"], why(row), ""] for row in shown if record.status(row) != "ok"]
     pictures = []
     if measured(shown):
-        for path in sorted(record.RESULTS.glob("editing-*.png")):
+        folder = Path(shown[-1].get("folder", record.RESULTS))
+        for path in sorted(folder.glob("editing-*.png")):
             with Image.open(path) as image:
                 pictures.append((path.stem.replace("-", " "), image.convert("RGB")))
     text = (

@@ -26,6 +26,7 @@ from flexvar import Pipeline, images
 from flexvar.data import DataConfig
 from flexvar.editing import canvas
 from flexvar.editing.known import RULES
+from flexvar.files import whole_file
 
 # pipeline, name of the data, pictures per figure, where sheets go -> figures
 Task = Callable[[Pipeline, str, int, Path | None], dict[str, Any]]
@@ -188,10 +189,12 @@ def steps(pipe: Pipeline, count: int, folder: Path | None) -> dict[str, Any]:
             "ms per image": [1000 * one["seconds_per_image"] for one in result.values()],
         }
         numbers = [int(number) for number in result]
-        plots.panels(
+        plot = plots.panels(
             {name: list(zip(numbers, values, strict=True)) for name, values in curves.items()},
             "steps",
-        ).save(folder / "editing-steps-plot.png")
+        )
+        with whole_file(folder / "editing-steps-plot.png") as temporary:
+            plot.save(temporary, format="PNG")
     return result
 
 
@@ -226,8 +229,10 @@ def sheet(folder: Path | None, name: str, rows: dict[str, Tensor], most: int = 1
     if folder is None:
         return
     scale = 2 if next(iter(rows.values())).shape[-1] <= 48 else 1
-    images.sheet(
+    sheet = images.sheet(
         [[images.to_pil(one) for one in made[:most]] for made in rows.values()],
         names=list(rows),
         scale=scale,
-    ).save(folder / name)
+    )
+    with whole_file(folder / name) as temporary:
+        sheet.save(temporary, format="PNG")

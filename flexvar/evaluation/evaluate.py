@@ -45,7 +45,7 @@ from flexvar.evaluation.sampler import (
     make,
 )
 from flexvar.evaluation.samples import SampleSet
-from flexvar.files import read_json, write_json
+from flexvar.files import read_json, whole_file, write_json
 from flexvar.metrics.distances import (
     frechet_distance,
     inception_score,
@@ -319,7 +319,8 @@ class _Measuring:
             shown = range(min(MOST_SHOWN, len(self.samples)))
             images = [Image.fromarray(self.samples.pixels(index)) for index in shown]
             path = self.request.out / NEAREST
-            pairs_sheet(images, found, known).save(path)
+            with whole_file(path) as temporary:
+                pairs_sheet(images, found, known).save(temporary, format="PNG")
             figures = nearest_figures(found, known, self.samples.labels_N)
             return {**figures, "reference": self.source, "sheet": str(path)}
         real = (

@@ -16,7 +16,7 @@ import yaml
 from PIL import Image
 
 from flexvar.errors import CheckpointError, FlexvarError
-from flexvar.files import UnwritableError, sweep, sync, temporary_name, whole_file
+from flexvar.files import UnwritableError, sweep, whole_file, whole_folder
 from flexvar.training.lock import held
 from flexvar.training.recipe import TrainRecipe
 
@@ -107,22 +107,12 @@ class RunDirectory:
         """
         step = int(state["step"])
         target = self.folder(step)
-        temporary = temporary_name(target)
         try:
-            temporary.mkdir(parents=True)
-            with open(temporary / STATE, "wb") as file:
+            with whole_folder(target) as made, open(made / STATE, "wb") as file:
                 torch.save(dict(state), file)
                 file.flush()
                 os.fsync(file.fileno())
-            # Only files can take each other's place at once, and a folder only one that is empty.
-            if target.exists():
-                os.replace(temporary / STATE, target / STATE)
-                temporary.rmdir()
-            else:
-                os.replace(temporary, target)
-            sync(self.checkpoints)
-        except (OSError, RuntimeError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+        except (UnwritableError, RuntimeError) as error:
             raise CheckpointError(
                 f"Cannot write the checkpoint {target}: {self._reason(error)}.{self.whole()}"
             ) from None
@@ -179,7 +169,7 @@ class RunDirectory:
             with self._writing():
                 if place.exists():
                     shutil.rmtree(place)
-                os.replace(self.folder(step), place)
+                self.folder(step).rename(place)
 
     def best(self) -> dict[str, Any] | None:
         """``{"step": ..., "value": ...}`` of the best checkpoint so far."""
@@ -255,6 +245,8 @@ class RunDirectory:
         return f"{have} Free some room or choose another place, then go on with --resume."
 
     def _reason(self, error: BaseException) -> str:
+        if isinstance(error, UnwritableError):
+            return error.reason
         # torch hides a failed write behind an internal check of its own.
         cause: BaseException | None = error
         while cause is not None:

@@ -18,7 +18,7 @@ from studies.ablation.suite import SUITE
 
 def write(
     results: Annotated[Path, typer.Argument(help="JSON Lines file with the suite's rows.")],
-    out: Annotated[Path, typer.Option(help="Directory of page and pictures.")] = page.RESULTS,
+    out: Annotated[Path, typer.Option(help="Directory of page and pictures.")] = record.ROWS,
     quick: Annotated[bool, typer.Option("--quick", help="The rows of quick runs.")] = False,
     root: Annotated[Path, typer.Option(help="Directory of all runs.")] = trained.WORK,
 ) -> None:

@@ -10,12 +10,10 @@ from typing import Any
 
 from PIL import Image
 
-from benchmarks.harness import record
 from benchmarks.harness.suite import Table
 from flexvar.files import whole_file
 from studies.ablation import plan, plots, published, tables
 
-RESULTS = record.RESULTS
 PAGE = "ablation.md"
 UNWRITTEN = "_To be written after the run: where it agrees with the papers, and where not._"
 

@@ -16,7 +16,7 @@ from studies.backbones.suite import SUITE, root_of
 
 def write(
     results: Annotated[Path, typer.Argument(help="JSON Lines file with the suite's rows.")],
-    out: Annotated[Path, typer.Option(help="Directory of page and picture.")] = record.RESULTS,
+    out: Annotated[Path, typer.Option(help="Directory of page and picture.")] = record.ROWS,
     quick: Annotated[bool, typer.Option("--quick", help="The rows of quick runs.")] = False,
     root: Annotated[Path, typer.Option(help="Directory of all runs.")] = trained.WORK,
 ) -> None:

@@ -1,6 +1,6 @@
 """Backbones against each other: equal data, steps, seeds and parameters; quality, time, memory.
 
-``python -m studies.backbones ROWS.jsonl`` turns rows into benchmarks/results/backbones.md.
+``python -m studies.backbones ROWS.jsonl`` turns rows into backbones.md.
 Runs live in runs/backbones beside the ablation's, or where FLEXVAR_ABLATION_RUNS says.
 """
 

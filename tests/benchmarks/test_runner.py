@@ -23,6 +23,7 @@ def test_every_end_of_a_case_is_a_row_with_its_reason(bench):
     assert sound["seed"] == 0
     assert sound["time"]
     assert {"cpu", "threads", "torch", "flexvar", "commit"} <= sound["machine"].keys()
+    assert {"waited", "stolen", "average", "busy"} == sound["load"].keys()
     limit = sound["figures"]["limit"]
     assert limit["floor_s"] > 0
     assert 0 < limit["fraction"] < 1

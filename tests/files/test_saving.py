@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,8 +16,9 @@ import torch
 from helpers import TINY, shake
 from safetensors.torch import load_file, save_file
 
+import flexvar
 from flexvar import FlexvarError, Pipeline
-from flexvar.files import sweep, temporary_name, whole_file
+from flexvar.files import UnwritableError, sweep, temporary_name, whole_file, whole_folder
 from flexvar.weights import bare_name
 
 
@@ -221,3 +223,35 @@ def test_a_depth_with_a_digit_too_many_ends_at_once(tiny_dir, tmp_path):
         with pytest.raises(FlexvarError, match="a digit too many|cannot be built|do not fit"):
             Pipeline.from_pretrained(folder)
         assert time.monotonic() - start < 20
+
+
+def test_a_folder_appears_whole_takes_the_place_of_files_and_leaves_nothing_else(tmp_path):
+    place = tmp_path / "made"
+    with pytest.raises(ZeroDivisionError), whole_folder(place) as folder:
+        (folder / "a").write_text(f"half {1 / 0}")
+    assert list(tmp_path.iterdir()) == []
+    for text in ("1", "2"):
+        with whole_folder(place) as folder:
+            assert folder.name == "made"
+            (folder / "a").write_text(text)
+            assert text == "1" or (place / "a").read_text() == "1"
+        assert (place / "a").read_text() == text
+    (place / "other").write_text("stays")
+    with whole_folder(place) as folder:
+        (folder / "b").write_text("3")
+    assert sorted(path.name for path in place.iterdir()) == ["a", "b", "other"]
+    assert [path.name for path in tmp_path.iterdir()] == ["made"]
+    with pytest.raises(UnwritableError, match="Cannot write"), whole_folder(place / "a" / "b"):
+        pass
+
+
+def test_there_is_one_way_to_move_a_file_into_its_place():
+    """Temporary-then-rename is easy to get half right, so it is written once."""
+    root = Path(flexvar.__file__).parent
+    found = {
+        path.relative_to(root if folder == root else root.parent).as_posix()
+        for folder in (root, root.parent / "plugins", root.parent / "benchmarks")
+        for path in folder.rglob("*.py")
+        if re.search(r"\bos\.(replace|rename)\(|shutil\.move\(", path.read_text("utf-8"))
+    }
+    assert found == {"files.py"}
