@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-# Longest side of a picture that settings may ask for: they come from a file of anybody's.
-MOST_SIDE = 8192
+# What settings may ask for, as they come from a file of anybody's: pixels of a side, scales, and
+# tokens of all scales (a picture of 4096 px has 65,536 at its last one).
+MOST_SIDE, MOST_STEPS, MOST_TOKENS = 8192, 256, 2**18
 
 
 def model_of(settings: dict[str, Any], given: str | None, picture: Path) -> str:
@@ -23,12 +25,13 @@ def model_of(settings: dict[str, Any], given: str | None, picture: Path) -> str:
     if given is not None:
         return given
     name = settings.get("checkpoint")
-    if not isinstance(name, str):
+    if not isinstance(name, str) or not name:
         raise FlexvarError(
             f"{picture} does not say which checkpoint made it; name one: --model DIR."
         )
-    if name in bundled_names() or (Path(name) / CONFIG).is_file():
-        return name
+    with suppress(OSError, ValueError):  # no name that the system takes
+        if name in bundled_names() or (Path(name) / CONFIG).is_file():
+            return name
     raise FlexvarError(
         f"{picture} was made by {printable(name, most=80)!r}, which is not here; say where it is: "
         "--model DIR."
@@ -43,6 +46,8 @@ def call_of(settings: dict[str, Any], pipe: Any, picture: Path) -> dict[str, Any
     """
     from flexvar.components.conditioner import takes
     from flexvar.errors import FlexvarError
+    from flexvar.text import printable
+    from flexvar.values import whole
 
     if "task" in settings:
         raise FlexvarError(
@@ -53,24 +58,29 @@ def call_of(settings: dict[str, Any], pipe: Any, picture: Path) -> dict[str, Any
         word = "label" if takes(pipe.model.conditioner) == "label" else "prompt"
         other = {"label": "prompt", "prompt": "label"}[word]
         value = settings[word] if word in settings else settings.get(other)
-        height, width = (int(side) for side in settings["size"])
-        if not 0 < max(height, width) <= MOST_SIDE:
-            raise FlexvarError(f"{picture} asks for {height}x{width} pixels.")
+        height, width = (whole("size", side) for side in settings["size"])
+        steps = [(whole("steps", h), whole("steps", w)) for h, w in settings["steps"]]
         call: dict[str, Any] = {
             f"{word}s": [value],
             "size": (height, width),
-            "steps": [(int(h), int(w)) for h, w in settings["steps"]],
-            "seed": int(settings["seed"]),
-            "first_index": [int(settings["index"])],
+            "steps": steps,
+            "seed": whole("seed", settings["seed"]),
+            "first_index": [whole("index", settings["index"])],
             "any_size": True,
         }
     except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, FlexvarError):
-            raise
+        why = f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
         raise FlexvarError(
-            f"{picture} carries settings that are not those of a generated picture "
-            f"({type(error).__name__}: {error})."
+            f"{picture} carries settings that are not those of a generated picture: "
+            f"{printable(why.rstrip('.'), most=200)}."
         ) from None
+    tokens = sum(max(0, h) * max(0, w) for h, w in steps)
+    if max(height, width) > MOST_SIDE or len(steps) > MOST_STEPS or tokens > MOST_TOKENS:
+        raise FlexvarError(
+            f"{picture} asks for {height}x{width} pixels in {len(steps)} steps of {tokens:,} "
+            f"tokens in all; at most {MOST_SIDE} pixels a side, {MOST_STEPS} steps and "
+            f"{MOST_TOKENS:,} tokens are made because a picture says so."
+        )
     if settings.get("negative") is not None:
         call["negative"] = settings["negative"]
     sampler = settings.get("sampler", "standard")

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import timedelta
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from types import FrameType
 from typing import Any, NamedTuple
 
@@ -28,27 +29,32 @@ class Died(Exception):  # noqa: N818 - turned into a message where it is known w
     """A process ended without a word."""
 
 
-def shared_out(begin: Callable[[int], Work], tasks: Sequence[Any], processes: int) -> Iterator[Any]:
+def shared_out(
+    begin: Callable[[int], Work], tasks: Sequence[Any], processes: int, *, method: str = "spawn"
+) -> Iterator[Any]:
     """What the work gives for every task, as they end, by processes started for it.
 
     begin: called with its number in each new process; gives what is called with a task there.
-    Both have to be picklable, or for ``begin`` importable. An exception of a task is raised here;
+    Both have to be picklable, or for ``begin`` importable. method: of starting them; ``fork``
+    only where nothing of torch's ran yet. An exception of a task is raised here;
     `Died` where a process is gone. However this ends, no process is left: they leave Ctrl-C to
     this one, end at a SIGTERM between two instructions, so that no half file stays, and with
     this process if it is killed.
     """
-    context = get_context("spawn")
+    context: Any = get_context(method)
     waiting = list(reversed(tasks))
-    with signals_held():
-        started = []
-        for number in range(min(processes, len(tasks))):
-            mine, theirs = context.Pipe()
-            process = context.Process(target=_work, args=(begin, number, theirs), daemon=True)
-            process.start()
-            theirs.close()
-            started.append((process, mine))
-    busy = {mine: process for process, mine in started}
+    started: list[tuple[BaseProcess, Connection]] = []
     try:
+        with signals_held():
+            for number in range(min(processes, len(tasks))):
+                mine, theirs = context.Pipe()
+                others = [connection for _, connection in started] if method == "fork" else []
+                given = (begin, number, theirs, [mine, *others] if method == "fork" else [])
+                process = context.Process(target=_work, args=given, daemon=True)
+                process.start()
+                theirs.close()
+                started.append((process, mine))
+        busy = {mine: process for process, mine in started}
         for connection in list(busy):
             connection.send(waiting.pop())
         while busy:
@@ -69,18 +75,39 @@ def shared_out(begin: Callable[[int], Work], tasks: Sequence[Any], processes: in
                     del busy[ready]
                 yield value
     finally:
-        with signals_held():
-            for process, connection in started:
-                connection.close()
-                process.terminate()
-            for process, _ in started:
-                process.join(timeout=10)
-                if process.is_alive():
-                    process.kill()
-                    process.join()
+        _end(started)
 
 
-def _work(begin: Callable[[int], Work], number: int, connection: Connection) -> None:
+def _end(started: Sequence[tuple[BaseProcess, Connection]]) -> None:
+    """End processes and wait for them; a Ctrl-C that comes meanwhile is raised afterwards."""
+    interrupted, ended = False, False
+    while not ended:
+        # Python looks for signals inside of calls; a second one may come before they are held.
+        try:
+            with signals_held():
+                for process, connection in started:
+                    connection.close()
+                    process.terminate()
+                for process, _ in started:
+                    process.join(timeout=10)
+                    if process.is_alive():
+                        process.kill()
+                        process.join()
+                ended = True
+        except KeyboardInterrupt:
+            interrupted = True
+    if interrupted:
+        raise KeyboardInterrupt
+
+
+def _work(
+    begin: Callable[[int], Work],
+    number: int,
+    connection: Connection,
+    inherited: Sequence[Connection] = (),
+) -> None:
+    for other in inherited:  # a copy of the parent's end would keep the pipe open without it
+        other.close()
     serve()
     signal.signal(signal.SIGTERM, _stop)
     work = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import stat
 from pathlib import Path
@@ -217,7 +218,7 @@ def read_settings(path: str | Path | BinaryIO) -> dict[str, Any]:
     if text is None:
         raise FlexvarError(f"{name} carries no settings of flexvar.")
     try:
-        settings = json.loads(text)
+        settings = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, TypeError, RecursionError) as error:
         raise FlexvarError(
             f"{name} carries settings that are no JSON ({printable(error, most=200)})."
@@ -225,3 +226,10 @@ def read_settings(path: str | Path | BinaryIO) -> dict[str, Any]:
     if not isinstance(settings, dict):
         raise FlexvarError(f"{name} carries settings of another form than flexvar writes.")
     return settings
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is no number of JSON")
+    return number

@@ -15,7 +15,7 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from starlette.requests import Request as Http
-from starlette.responses import HTMLResponse, JSONResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -23,6 +23,7 @@ from flexvar import __version__
 from flexvar.errors import FlexvarError
 from flexvar.images import read_settings
 from flexvar.web import making, openai, requests
+from flexvar.web.answers import Json
 from flexvar.web.docs import documentation
 from flexvar.web.models import describe
 from flexvar.web.page import page
@@ -201,7 +202,7 @@ def _models(studio: Studio) -> Handler:
             "pixels": requests.MOST_PIXELS,
             "images": requests.MOST_IMAGES,
         }
-        return JSONResponse({"flexvar": __version__, "models": found, "limits": limits})
+        return Json({"flexvar": __version__, "models": found, "limits": limits})
 
     return handler
 
@@ -213,7 +214,7 @@ def _submit(
         asked = schema.model_validate_json(await request.body())
         # Decoding an upload takes time that other requests should not wait for.
         work = await run_in_threadpool(work_of, studio, asked)
-        return JSONResponse({"job": studio.submit(work).id}, status_code=202)
+        return Json({"job": studio.submit(work).id}, status_code=202)
 
     return handler
 
@@ -243,7 +244,7 @@ def _cancel(studio: Studio) -> Handler:
         if job is None:
             return _error(404, "There is no such job.")
         studio.cancel(job)
-        return JSONResponse({"cancelled": job.id})
+        return Json({"cancelled": job.id})
 
     return handler
 
@@ -252,11 +253,11 @@ async def _settings(request: Http) -> Response:
     """The settings that an uploaded PNG of flexvar carries."""
     data = await request.body()
     requests.picture_of(data)
-    return JSONResponse(read_settings(io.BytesIO(data)))
+    return Json(read_settings(io.BytesIO(data)))
 
 
-def _error(status: int, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"message": message}}, status_code=status, headers=HEADERS)
+def _error(status: int, message: str) -> Json:
+    return Json({"error": {"message": message}}, status_code=status, headers=HEADERS)
 
 
 async def _refused(request: Http, error: Exception) -> Response:

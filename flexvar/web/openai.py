@@ -17,10 +17,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import UploadFile
 from starlette.requests import Request as Http
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from flexvar.errors import FlexvarError
 from flexvar.web import making, requests
+from flexvar.web.answers import Json
 from flexvar.web.studio import Job, Studio
 
 Handler = Callable[[Http], Awaitable[Response]]
@@ -49,7 +50,7 @@ def models(studio: Studio) -> Handler:
     async def handler(request: Http) -> Response:
         same = {"object": "model", "owned_by": "flexvar"}
         listed = [{"id": name, **same} for name in studio.pipelines]
-        return JSONResponse({"object": "list", "data": listed})
+        return Json({"object": "list", "data": listed})
 
     return handler
 
@@ -148,7 +149,7 @@ async def _answer(studio: Studio, request: Http, asked: Asked, job: Job) -> Resp
         studio.cancel(job)
         raise
     if last["event"] == "error" and last.get("ours"):
-        return JSONResponse({"error": {"message": last["message"]}}, status_code=500)
+        return Json({"error": {"message": last["message"]}}, status_code=500)
     if last["event"] != "done":
         raise FlexvarError(last.get("message", "The request was cancelled."))
     data = []
@@ -157,4 +158,4 @@ async def _answer(studio: Studio, request: Http, asked: Asked, job: Job) -> Resp
             data.append({"url": str(request.base_url).rstrip("/") + picture["url"]})
         else:
             data.append({"b64_json": _text(studio.pictures[picture["id"]].png)})
-    return JSONResponse({"created": int(time.time()), "data": data})
+    return Json({"created": int(time.time()), "data": data})
