@@ -40,13 +40,15 @@ class Trained(ComponentConfig):
     """What a model was trained on; sizes are (height, width) in pixels.
 
     steps: least and most grids of its training lists, if they varied. other_sizes: sizes it was
-    trained at besides, such as other shapes of as many pixels.
+    trained at besides, such as other shapes of as many pixels. val_fraction: share of the data
+    that was held out, where the recipe says it.
     """
 
     size: tuple[int, int]
     steps: tuple[int, int] | None = None
     data: str = ""
     other_sizes: tuple[tuple[int, int], ...] | None = None
+    val_fraction: float | None = None
 
 
 class CheckpointConfig(ComponentConfig):

@@ -19,6 +19,13 @@ def demo(
         ),
     ] = None,
     out: Annotated[Path, typer.Option(help="Directory for the page.")] = Path("demo"),
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Words to ask a model of words for; give it again for more.",
+            show_default="names it knows",
+        ),
+    ] = None,
     image: Annotated[
         Path | None,
         typer.Option(
@@ -31,7 +38,7 @@ def demo(
     seed: Annotated[int, typer.Option(help="Same seed, same page.")] = 0,
     device: Annotated[str, typer.Option(help="cpu, cuda ...; auto is CUDA if any.")] = "auto",
 ) -> None:
-    """Make a page with every class, several sizes and step counts, reconstructions and edits.
+    """Make a page of prompts or classes, how pictures grow, sizes, step counts and edits.
 
     The path of the page stands alone on the last line.
 
@@ -40,6 +47,7 @@ def demo(
     import warnings
 
     from flexvar import images
+    from flexvar.components.conditioner import takes
     from flexvar.errors import FlexvarError
     from flexvar.files import whole_file
     from flexvar.locate import bundled_names
@@ -61,7 +69,15 @@ def demo(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the page is about sizes outside training
             known = of_class if label is not None or of_class in (pipe.class_names or ()) else None
-            made = pages.run(pipe, seed=seed, photo=photo, photo_label=known)
+            # Of a model of drawings a photograph shows nothing, unless somebody asks for it.
+            by_class = takes(pipe.model.conditioner) == "label"
+            made = pages.run(
+                pipe,
+                seed=seed,
+                prompts=[] if by_class else prompt or [],
+                photo=photo if by_class or image is not None else None,
+                photo_label=known,
+            )
         for section in made.sections:
             say(f"  {section.title}: {section.seconds:.1f} s")
         parts.append((Path(name).name, made))

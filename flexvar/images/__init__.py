@@ -19,6 +19,7 @@ from flexvar.images.write import (
     save_png,
     to_pil,
     to_pils,
+    write_animation,
 )
 
 __all__ = [
@@ -43,4 +44,5 @@ __all__ = [
     "to_rgb",
     "to_tensor",
     "upright",
+    "write_animation",
 ]

@@ -6,7 +6,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from PIL import Image, PngImagePlugin
@@ -106,19 +106,31 @@ def animate(
         raise FlexvarError(f"{path}: an animation ends in {' or '.join(ANIMATIONS)}.")
     if not pictures:
         raise FlexvarError("There is no picture to animate.")
+    with whole_file(path) as temporary:
+        write_animation(pictures, temporary, path.suffix[1:].upper(), seconds=seconds, mark=mark)
+    return path
+
+
+def write_animation(
+    pictures: Sequence[Image.Image],
+    target: Path | IO[bytes],
+    kind: str,
+    *,
+    seconds: float = 0.25,
+    mark: bool = True,
+) -> None:
+    """Write a looping picture to a file that is there; see `animate`. kind: WEBP or GIF."""
     each = round(seconds * 1000)
     times = [each] * (len(pictures) - 1) + [6 * each]
     options: dict[str, Any] = {}
-    if path.suffix.lower() == ".webp":
+    if kind == "WEBP":
         options = {"lossless": True, **({"xmp": XMP.encode()} if mark else {})}
-    with whole_file(path) as temporary:
-        pictures[0].save(
-            temporary,
-            format=path.suffix[1:].upper(),
-            save_all=True,
-            append_images=list(pictures[1:]),
-            duration=times,
-            loop=0,
-            **options,
-        )
-    return path
+    pictures[0].save(
+        target,
+        format=kind,
+        save_all=True,
+        append_images=list(pictures[1:]),
+        duration=times,
+        loop=0,
+        **options,
+    )

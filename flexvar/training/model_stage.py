@@ -295,6 +295,7 @@ class ModelStage(Stage):
             size=self.train_data.size,
             steps=(min(lengths), max(lengths)),
             data=self.recipe.data.source,
+            val_fraction=self.recipe.data.val_fraction,
         )
         presets = self.recipe.presets
         config = CheckpointConfig(model=self.config, presets=presets, trained=trained)

@@ -246,7 +246,11 @@ class TokenizerStage(Stage):
         parts = build(self.config)
         cast(nn.Module, parts.tokenizer).load_state_dict(weights)
         cast(nn.Module, parts.tokenizer).eval()
-        trained = Trained(size=self.train_data.size, data=self.recipe.data.source)
+        trained = Trained(
+            size=self.train_data.size,
+            data=self.recipe.data.source,
+            val_fraction=self.recipe.data.val_fraction,
+        )
         config = CheckpointConfig(model=self.config, trained=trained)
         return Pipeline(parts, config)
 

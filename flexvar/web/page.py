@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
+from collections.abc import Sequence
 from html import escape
 
 from PIL import Image
 
+from flexvar.images import write_animation
 from flexvar.text import printable
 
 STYLE = """
@@ -43,14 +45,22 @@ def page(title: str, body: str, *, style: str = "", head: str = "") -> str:
     )
 
 
-def figure(caption: str, image: Image.Image, *, zoom: float = 1.0) -> str:
-    """A captioned picture, ``zoom`` times its size; the file is in the page."""
+def figure(caption: str, image: Image.Image | Sequence[Image.Image], *, zoom: float = 1.0) -> str:
+    """A captioned picture, ``zoom`` times its size; the file is in the page.
+
+    image: a sequence of pictures is a moving one, whose last picture stays longer.
+    """
     data = io.BytesIO()
-    image.save(data, format="PNG", optimize=True)
+    if isinstance(image, Image.Image):
+        kind, size = "png", image.size
+        image.save(data, format="PNG", optimize=True)
+    else:
+        kind, size = "webp", image[0].size
+        write_animation(image, data, "WEBP")
     source = base64.b64encode(data.getvalue()).decode("ascii")
-    width, height = (round(side * zoom) for side in image.size)
+    width, height = (round(side * zoom) for side in size)
     text = shown(caption)
     return (
-        f"<figure><img src='data:image/png;base64,{source}' alt='{text}' "
+        f"<figure><img src='data:image/{kind};base64,{source}' alt='{text}' "
         f"width='{width}' height='{height}'><figcaption>{text}</figcaption></figure>"
     )

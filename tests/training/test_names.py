@@ -68,7 +68,7 @@ def test_class_names_of_any_kind_are_shown(tmp_path: Path, trained_tokenizer: Pa
     against = open_data(config_for(pipe, DataConfig(**data), (16, 16)))
     assert against.class_names == pipe.class_names
     demo = Demo(pipe)
-    demo.add("<i>", "\udce9", demo.class_grid)
+    demo.add("<i>", "\udce9", demo.each)
     check(page("\udce9 <i>", [("caf\udce9 <i>", demo)]), markup=True)
     result = pipe(SHOWN[1], seed=0)
     check(repr(result))
