@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from benchmarks import suites
+from benchmarks import suites as known
 from benchmarks.harness import command, load, record
 from benchmarks.harness.record import Row
 from flexvar.errors import FlexvarError
@@ -44,12 +45,12 @@ def list_suites(
     Example: python -m benchmarks list generate --quick
     """
     if suite is None:
-        names = suites.names()
+        names = known.names()
         width = max(map(len, names))
         for name in names:
-            typer.echo(f"{name.ljust(width)}  {suites.summary(name)}")
+            typer.echo(f"{name.ljust(width)}  {known.summary(name)}")
         return
-    for case in suites.load(suite).cases(_options(quick, device, 0, backbone)):
+    for case in known.load(suite).cases(_options(quick, device, 0, backbone)):
         typer.echo(case.name)
 
 
@@ -79,6 +80,12 @@ def run(
         typer.Option(min=1, help="Cases side by side; timings want 1, trainings may have more."),
     ] = 1,
     seed: Seed = 0,
+    model: Annotated[
+        str, typer.Option(help="Of the suite editing: a checkpoint, or a bundled name.")
+    ] = "photos",
+    data: Annotated[
+        str, typer.Option(help="The set the model was trained on, as `flexvar data` takes it.")
+    ] = "photos",
     again: Annotated[
         bool, typer.Option("--again", help="Also cases that have a row of this commit.")
     ] = False,
@@ -98,15 +105,17 @@ def run(
 
     Example: python -m benchmarks run all --device cuda --budget 600
 
+    Example: python -m benchmarks run editing --model runs/model --data pictures
+
     Example: python -m benchmarks run backbones --backbone markov history=3 --backbone delta
     """
     from benchmarks.harness.runner import Run, choose
 
-    options = _options(quick, device, seed, backbone)
+    options = replace(_options(quick, device, seed, backbone), model=model, data=data)
     found = {}
     for name in _named(suites):
         try:
-            found[name] = suites.load(name).cases(options)
+            found[name] = known.load(name).cases(options)
         except FlexvarError as error:
             if name in suites:
                 raise
@@ -121,7 +130,7 @@ def run(
     sound = True
     for name, wanted in chosen.items():
         if len(chosen) > 1:
-            typer.secho(f"{name}: {suites.summary(name)}", bold=True)
+            typer.secho(f"{name}: {known.summary(name)}", bold=True)
         sound &= measure(name, wanted)
     typer.echo(f"rows: {path}")
     raise typer.Exit(0 if sound else 1)
@@ -188,7 +197,7 @@ def report(
 def _named(suites: list[str]) -> list[str]:
     """The suites, each once; ``all`` is every one but those that train models for an hour."""
     named = (
-        [name for name in suites.names() if name not in suites.TRAINING] if "all" in suites else []
+        [name for name in known.names() if name not in known.TRAINING] if "all" in suites else []
     )
     return list(dict.fromkeys([*named, *(name for name in suites if name != "all")]))
 
@@ -200,12 +209,12 @@ def _options(quick: bool, device: str, seed: int, backbones: list[str] | None) -
 
     for name in backbones or ():
         # An unknown name or option is said before anything runs.
-        known, given = parse_backbone(name)
-        fields = default_registry().load("backbone", known).Config.model_fields
+        kind, given = parse_backbone(name)
+        fields = default_registry().load("backbone", kind).Config.model_fields
         for option in given:
             if option not in fields:
                 raise FlexvarError(
-                    f"--backbone {name}: {known} has no option {option!r}; it has "
+                    f"--backbone {name}: {kind} has no option {option!r}; it has "
                     f"{', '.join(fields)}."
                 )
     chosen = tuple(dict.fromkeys(backbones)) if backbones else None

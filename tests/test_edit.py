@@ -597,10 +597,10 @@ def test_bad_arguments_as_a_process(tiny_dir, files):
     assert "Example: flexvar edit inpaint" in run("--help").stdout.replace("\n", " ")
 
 
-def test_the_measuring_script_runs_over_any_checkpoint(tmp_path, monkeypatch):
+def test_the_editing_suite_measures_any_checkpoint(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(Path(__file__).parents[1])
-    from benchmarks.editing import measure
-    from benchmarks.harness import record
+    from benchmarks.harness.suite import Options
+    from benchmarks.suites import editing, editing_tasks
     from flexvar.checkpoint import Trained
 
     pytest.importorskip("sklearn")
@@ -608,11 +608,14 @@ def test_the_measuring_script_runs_over_any_checkpoint(tmp_path, monkeypatch):
     pipe.config = pipe.config.model_copy(update={"trained": Trained(size=(16, 16))})
     folder = pipe.save_pretrained(tmp_path / "model")
     out = tmp_path / "measured"
-    measure(model=str(folder), data="digits", quick=True, out=out)
-    rows = record.read(out / "rows.jsonl")
-    assert [row["case"].split(":")[0] for row in rows] == [
+    cases = editing.cases(Options(quick=True, model=str(folder), data="digits"))
+    assert [case.name.split(":")[0] for case in cases] == [
         "score", "inpaint", "inpaint", "refine", "generate", "generate",
     ]  # fmt: skip
-    assert all(row["figures"] for row in rows)
-    assert list(rows[-1]["figures"]) == ["4"]
+    assert all(case.settings["model"] == str(folder) for case in cases)
+    found = {
+        case.name: editing_tasks.measure(case.name, str(folder), "digits", 4, out) for case in cases
+    }
+    assert all(found.values())
+    assert list(found[cases[-1].name]) == ["4"]
     assert (out / "editing-steps-plot.png").exists()

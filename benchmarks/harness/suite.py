@@ -38,13 +38,17 @@ class Options:
     """What a user asks of a suite.
 
     quick: tiny and few cases. device: a torch device. seed: of weights and inputs. backbones:
-    names to measure instead of the first party's, each with its options behind it.
+    names to measure instead of the first party's, each with its options behind it. model: a
+    checkpoint or a bundled name, for suites that measure a trained model; data: a set of pictures
+    for it, by default that it was trained on.
     """
 
     quick: bool = False
     device: str = "cpu"
     seed: int = 0
     backbones: tuple[str, ...] | None = None
+    model: str = "photos"
+    data: str = "photos"
 
     @property
     def on_gpu(self) -> bool:

@@ -14,11 +14,10 @@ SUITES = {
     "generate": "benchmarks.suites.generate",
     "train": "benchmarks.suites.train",
     "tokenizer": "benchmarks.suites.tokenizer",
-    "paths": "benchmarks.suites.paths",
+    "scan": "benchmarks.suites.scan",
     "growth": "benchmarks.suites.growth",
     "ablation": "studies.ablation.suite",
     "backbones": "studies.backbones.suite",
-    "generate-cpu": "benchmarks.suites.generate_cpu",
     "editing": "benchmarks.suites.editing",
 }
 # Those that train many models, which takes an hour or more.

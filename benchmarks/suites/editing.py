@@ -1,6 +1,6 @@
-"""The bundled model's zero-shot tasks, on pictures it was and was not trained on.
+"""A trained model's zero-shot tasks, on pictures it was and was not trained on.
 
-``python -m benchmarks.editing`` does the same for any checkpoint.
+The bundled one's unless ``--model`` and ``--data`` name another.
 """
 
 from __future__ import annotations
@@ -17,17 +17,20 @@ from benchmarks.harness.suite import Case, Options, Section, Table
 from benchmarks.suites import editing_tasks as tasks
 
 SUITE = "editing"
-SUMMARY = "Zero-shot tasks of the bundled model, against a wrong class, bicubic, and chance"
+SUMMARY = "Zero-shot tasks of a trained model, against a wrong class, bicubic, and chance"
 COUNT, QUICK_COUNT = 48, 4  # pictures per figure
 
 
 def cases(options: Options) -> list[Case]:
-    """A case per task, of the bundled model and the set it was trained on.
+    """A case per task, of the model and the set it was trained on.
 
-    Pictures of a whole run go to ``benchmarks/rows``, of a quick one nowhere.
+    Pictures of the bundled model go to ``benchmarks/rows``, of any other to ``out/editing``; of
+    a quick run nowhere.
     """
-    model = data = "photos"
-    count, folder = (QUICK_COUNT, None) if options.quick else (COUNT, record.ROWS)
+    model, data = options.model, options.data
+    bundled = model == Options().model
+    folder = None if options.quick else record.ROWS if bundled else Path("out/editing")
+    count = QUICK_COUNT if options.quick else COUNT
     settings = {"model": model, "data": data, "pictures": count}
     settings |= {"device": options.device, "quick": options.quick}
     return [

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Sequence
-from math import log10
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from flexvar import Pipeline
 from flexvar.data import DataConfig, open_data
+from flexvar.metrics.picture import psnr
 
 Samples = tuple[Tensor, list[int]]
 
@@ -33,9 +33,9 @@ def spread(given: Samples, count: int) -> Samples:
 
 def decibels(a_B3HW: Tensor, b_B3HW: Tensor, where_HW: Tensor | None = None) -> list[float]:
     """PSNR in dB of each picture in [0,1], over all pixels or those of a mask."""
-    error = (a_B3HW - b_B3HW).square()
-    error = error.flatten(2) if where_HW is None else error[..., where_HW]
-    return [-10 * log10(max(float(one), 1e-10)) for one in error.mean(dim=(1, 2))]
+    pairs = (2 * one - 1 if where_HW is None else 2 * one[..., None, where_HW] - 1
+             for one in (a_B3HW, b_B3HW))  # fmt: skip
+    return [float(one) for one in psnr(*pairs)]
 
 
 def against(ours: Sequence[float], theirs: Sequence[float]) -> dict[str, float]:

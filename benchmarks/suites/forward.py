@@ -26,16 +26,14 @@ def measure(settings: dict[str, Any]) -> dict[str, Any]:
     pipe.to(dtype=settings["dtype"])
     model, labels_B = pipe.model, tried.labels_B
     inputs_BLC = tried.inputs_BLC.to(parse_dtype(settings["dtype"]))
-    first = layout[0].cells
 
     def whole() -> None:
         model(labels_B, inputs_BLC, layout)
 
     def by_steps() -> Any:
         state = model.start(labels_B, layout)
-        for part in layout.slices:
-            inputs = inputs_BLC[:, part.start - first : part.stop - first]
-            model.step(inputs if part.start else None, state)
+        for step in range(len(layout)):
+            model.step(inputs_BLC[:, tried.part(step)] if step else None, state)
         return state.backbone
 
     figures: dict[str, Any] = {}

@@ -1,176 +1,245 @@
-"""Times of the state-space scan, and of a generation with state against running the prefix again.
-
-    OMP_NUM_THREADS=2 python -m benchmarks.suites.scan
-
-Nothing is timed before both sides are seen to compute the same. The two sides of a comparison
-take turns, so that both meet the same machine; the ratio is that of the medians.
-"""
+"""Mamba's scan: fast against plain, state against prefix, and what eight paths cost."""
 
 from __future__ import annotations
 
-import argparse
-import platform
-import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from itertools import accumulate
+from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from flexvar_plugins.backbones import ssd
-from flexvar_plugins.backbones.mamba import MambaBackbone, MambaConfig
 from torch import Tensor
 
-from benchmarks.harness import measure
-from flexvar.components import Facts, Position
-from flexvar.config import parse
+from benchmarks.harness import models, parity
+from benchmarks.harness.cells import (
+    Row,
+    limit_cell,
+    load_free,
+    measured,
+    milliseconds,
+    mixed_rows,
+    shown_rows,
+)
+from benchmarks.harness.measure import interleaved, summary
+from benchmarks.harness.suite import Case, Options, Red, Section, Table
+from benchmarks.suites import forward
 from flexvar.layout import Layout
-from flexvar.ops.memory import keep_freed_memory
 
-LAYOUT_256 = Layout.of(1, 2, 3, 4, 5, 6, 8, 10, 13, 16)  # 680 tokens
+SUITE = "scan"
+SUMMARY = "Mamba's scan beside the plain one, state beside prefix, eight paths beside fewer"
 TOLERANCE = 1e-4
+PATHS: dict[str, Any] = {
+    "eight paths": "zigzag8",
+    "two paths, rows": ["top_left_rows", "bottom_right_rows"],
+    "two paths, rows and columns": ["top_left_rows", "top_left_columns"],
+    "raster": "raster",
+}
+HEAD_DIM, STATES = 64, 128
 
 
-@dataclass(frozen=True, slots=True)
-class Comparison:
-    """Seconds of a plain and a fast way to the same result, one number per repeat."""
-
-    name: str
-    plain: tuple[float, ...]
-    fast: tuple[float, ...]
-
-    @property
-    def ratio(self) -> float:
-        """How many times faster the fast way is, by medians."""
-        return statistics.median(self.plain) / statistics.median(self.fast)
-
-    def row(self) -> str:
-        """One line of the table: medians and quartiles in ms."""
-        cells = []
-        for seconds in (self.plain, self.fast):
-            found = measure.summary(list(seconds))
-            median, low, high = (1e3 * found[key] for key in ("median_s", "low_s", "high_s"))
-            cells.append(f"{median:.1f} ({low:.1f} to {high:.1f})")
-        return f"{self.name:<34} {cells[0]:>26} {cells[1]:>26} {self.ratio:7.1f}"
-
-
-def compare(
-    name: str, plain: Callable[[], object], fast: Callable[[], object], repeats: int
-) -> Comparison:
-    """Times of both ways in turn, after one untimed call of each."""
-    seconds = measure.interleaved({"plain": plain, "fast": fast}, repeats)
-    return Comparison(name, tuple(seconds["plain"]), tuple(seconds["fast"]))
-
-
-def check_same(ours: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
-    """Raise unless all tensors agree within 1e-4 of the largest number in them (at least 1)."""
-    for number, (one, other) in enumerate(zip(ours, expected, strict=True)):
-        difference = (one - other).abs().max().item() / max(1.0, other.abs().max().item())
-        if not difference <= TOLERANCE:
-            raise AssertionError(f"result {number} differs by {difference}; nothing is timed")
-
-
-def compare_scans(
-    depth: int = 16, batch: int = 1, tokens: int = 680, repeats: int = 7
-) -> list[Comparison]:
-    """``reference`` against ``torch`` at the width of a depth, fp32, state size 128."""
-    generator = torch.Generator().manual_seed(0)
-    heads, dim, states = 2 * depth, 64, 128
-
-    def draw(*shape: int) -> Tensor:
-        return torch.randn(*shape, generator=generator)
-
-    leaves = [
-        draw(batch, tokens, heads, dim),
-        F.softplus(draw(batch, tokens, heads) - 3),
-        -1 - 15 * torch.rand(heads, generator=generator),
-        draw(batch, tokens, states),
-        draw(batch, tokens, states) / states**0.5,
-        torch.ones(heads),
-    ]
-    trained = [leaf.clone().requires_grad_() for leaf in leaves]
-    cotangent = draw(batch, tokens, heads, dim)
-
-    @torch.no_grad()
-    def forward(scan: ssd.Scan) -> tuple[Tensor, Tensor]:
-        return scan(ssd.Inputs(*leaves), None)
-
-    def both_ways(scan: ssd.Scan) -> tuple[Tensor, ...]:
-        y_BLHd, _ = scan(ssd.Inputs(*trained), None)
-        return torch.autograd.grad(y_BLHd, trained, cotangent)
-
+def cases(options: Options) -> list[Case]:
+    """The scan both ways, a generation, and a case per choice of paths and size."""
+    depth, tokens = (2, 85) if options.quick else (16, 680)
+    repeats = 3 if options.quick else 7
     found = []
-    for name, way in (("forward", forward), ("forward and backward", both_ways)):
-        check_same(way(ssd.chunked), way(ssd.reference))
-        found.append(
-            compare(
-                f"scan, {name}",
-                lambda way=way: way(ssd.reference),  # type: ignore[misc]
-                lambda way=way: way(ssd.chunked),  # type: ignore[misc]
-                repeats,
-            )
+    for both_ways in (False, True):
+        settings = options.settings(
+            heads=2 * depth, tokens=tokens, both_ways=both_ways, repeats=repeats
         )
+        way = "forward and backward" if both_ways else "forward"
+        name = f"torch beside reference, {way}, {tokens} tokens, {2 * depth} heads"
+        found.append(Case(SUITE, name, settings, partial(_scans, settings)))
+    depth, pixels = (2, 128) if options.quick else (8, 256)
+    settings = options.settings(
+        model=models.config(models.backbone_spec("mamba", depth)), pixels=pixels, repeats=repeats
+    )
+    name = f"state beside prefix, mamba d{depth} {pixels}px"
+    found.append(Case(SUITE, name, settings, partial(_state, settings)))
+    return found + _path_cases(options)
+
+
+def _path_cases(options: Options) -> list[Case]:
+    if options.quick:
+        grid = [(2, 128, 1, "fp32")]
+    elif options.on_gpu:
+        grid = [(16, 256, 8, "bf16"), (16, 1024, 1, "bf16")]
+    else:
+        grid = [(8, 256, 1, "fp32"), (8, 512, 1, "fp32")]
+    found = []
+    for depth, pixels, batch, dtype in grid:
+        for name, paths in PATHS.items():
+            settings = options.settings(
+                model=models.config(models.backbone_spec("mamba", depth, paths=paths)),
+                paths=paths,
+                pixels=pixels,
+                batch=batch,
+                dtype=dtype,
+                repeats=5 if options.quick else 11,
+            )
+            title = f"mamba {name} d{depth} {pixels}px batch {batch} {dtype}"
+            found.append(Case(SUITE, title, settings, partial(forward.measure, settings)))
     return found
 
 
+def _scans(settings: dict[str, Any]) -> dict[str, Any]:
+    """``torch`` beside ``reference``: fp32, heads of 64 channels, 128 states, one picture."""
+    device, heads, tokens = settings["device"], settings["heads"], settings["tokens"]
+    source = torch.Generator().manual_seed(settings["seed"])
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=source).to(device)
+
+    leaves = [
+        draw(1, tokens, heads, HEAD_DIM),
+        F.softplus(draw(1, tokens, heads) - 3),
+        -1 - 15 * torch.rand(heads, generator=source).to(device),
+        draw(1, tokens, STATES),
+        draw(1, tokens, STATES) / STATES**0.5,
+        torch.ones(heads, device=device),
+    ]
+    trained = [leaf.clone().requires_grad_() for leaf in leaves]
+    cotangent = draw(1, tokens, heads, HEAD_DIM)
+
+    @torch.no_grad()
+    def forward_only(scan: ssd.Scan) -> Sequence[Tensor]:
+        return scan(ssd.Inputs(*leaves), None)
+
+    def both_ways(scan: ssd.Scan) -> Sequence[Tensor]:
+        y_BLHd, _ = scan(ssd.Inputs(*trained), None)
+        return torch.autograd.grad(y_BLHd, trained, cotangent)
+
+    way = both_ways if settings["both_ways"] else forward_only
+    return _beside(lambda: way(ssd.reference), lambda: way(ssd.chunked), settings["repeats"])
+
+
 @torch.inference_mode()
-def compare_generations(
-    depth: int = 8, batch: int = 2, layout: Layout = LAYOUT_256, repeats: int = 5
-) -> Comparison:
-    """All scales through the backbone: the whole prefix each time, against the state handed on.
+def _state(settings: dict[str, Any]) -> dict[str, Any]:
+    """All scales with guidance: the whole prefix each time, beside the state handed on."""
+    pipe = models.pipeline(settings["model"], seed=settings["seed"], device=settings["device"])
+    layout, model = models.layout_of(settings["pixels"]), pipe.model
+    tried = parity.trial(pipe, layout, rows=2)
+    first = layout[0].cells
+    inputs_BLC = tried.inputs_BLC
 
-    batch: 2 is one image with guidance.
-    """
-    torch.manual_seed(0)
-    # Open gates: with fresh ones of 1e-3 the check before would see little of the mixers.
-    config = parse(MambaConfig, {"depth": depth, "init_gate": 1.0})
-    facts = Facts(8912, 32, config.width, config.head_dim, 1000)
-    backbone = MambaBackbone(config, facts=facts).eval()
-    x_BLD = torch.randn(batch, layout.tokens, config.width)
-    cond_BD, position = torch.randn(batch, config.width), Position()
-    prefixes = [Layout(layout.grids[: step + 1]) for step in range(len(layout))]
-
-    def with_prefix() -> Tensor:
+    def with_prefix() -> Sequence[Tensor]:
         parts = []
-        for prefix, part in zip(prefixes, layout.slices, strict=True):
-            y_BLD = backbone(x_BLD[:, : part.stop], cond_BD, prefix, position)
-            parts.append(y_BLD[:, part])
-        return torch.cat(parts, dim=1)
+        for step, part in enumerate(layout.slices):
+            prefix = Layout(layout.grids[: step + 1])
+            parts.append(model(tried.labels_B, inputs_BLC[:, : part.stop - first], prefix)[:, part])
+        return parts
 
-    def with_state() -> Tensor:
-        state = backbone.start(cond_BD, layout, position)
-        parts = [backbone.step(x_BLD[:, part], state) for part in layout.slices]
-        return torch.cat(parts, dim=1)
+    def with_state() -> Sequence[Tensor]:
+        state = model.start(tried.labels_B, layout)
+        return [
+            model.step(inputs_BLC[:, tried.part(step)] if step else None, state)
+            for step in range(len(layout))
+        ]
 
-    check_same([with_state()], [with_prefix()])
-    return compare(
-        f"backbone of depth {depth}, {len(layout)} scales", with_prefix, with_state, repeats
+    return _beside(with_prefix, with_state, settings["repeats"])
+
+
+def _beside(
+    plain: Callable[[], Sequence[Tensor]], fast: Callable[[], Sequence[Tensor]], repeats: int
+) -> dict[str, Any]:
+    """Both in turn, once they are seen to give the same. Raises `Red` if they do not."""
+    greatest = max(
+        float((one - other).abs().max() / other.abs().max().clamp_min(1))
+        for one, other in zip(fast(), plain(), strict=True)
     )
+    report = {
+        "compared": "all results of the plain and the fast way, fp32, by the largest number",
+        "tolerance": TOLERANCE,
+        "greatest": greatest,
+    }
+    if not greatest <= TOLERANCE:
+        raise Red(f"the fast way differs from the plain one by {greatest:.2g}", report)
+    times = interleaved({"plain": plain, "fast": fast}, repeats)
+    timings = {name: summary(seconds) for name, seconds in times.items()}
+    ratio = timings["plain"]["median_s"] / timings["fast"]["median_s"]
+    return {**timings, "ratio": round(ratio, 3), "parity": report}
 
 
-def main(argv: Sequence[str] | None = None) -> None:
-    """Print one table of all comparisons, with machine and settings."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--depth", type=int, default=8, help="of the backbone that generates")
-    parser.add_argument("--repeats", type=int, default=7)
-    options = parser.parse_args(argv)
-    keep_freed_memory()  # as flexvar's own commands do
-    counts = list(accumulate(grid.cells for grid in LAYOUT_256))
-    print(
-        f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, "
-        f"torch {torch.__version__}, fp32; median (quartiles) in ms of {options.repeats} runs"
-    )
-    print(
-        "scan: 680 tokens, 32 heads of 64, state 128, batch 1, reference against torch\n"
-        f"backbone: batch 2, {sum(counts)} tokens by prefix against {counts[-1]} with state"
-    )
-    print(f"{'':<34} {'plain':>26} {'fast':>26} {'ratio':>7}")
-    for comparison in (
-        *compare_scans(repeats=options.repeats),
-        compare_generations(depth=options.depth, repeats=options.repeats),
-    ):
-        print(comparison.row(), flush=True)
+def sections(rows: list[Row]) -> list[Section]:
+    """Plain ways beside fast ones; each choice of paths beside plain row order."""
+    shown = shown_rows(rows)
+    paths = [row for row in shown if "paths" in row["settings"]]
+    found = []
+    if beside := [row for row in shown if "paths" not in row["settings"]]:
+        text = (
+            "The scan of chunks beside the recurrence, and a generation that hands its state on "
+            "beside one that runs the prefix again at every scale. Both give the same, and take "
+            "turns."
+        )
+        found.append(Section("Scan", text, tables=[_beside_table(beside)]))
+    if paths:
+        tables = [_paths_table(paths)]
+        if body := _against_raster(measured(paths)):
+            tables.append(Table(("case", "all at once / raster", "scale by scale / raster"), body))
+        text = (
+            "One pass of the model over all scales. Every mixer follows one path, so that more "
+            "paths are no more scans: what they add is permuting the tokens before a mixer. "
+            "Ratios are of times over that of a fixed product that took turns with each."
+        )
+        found.append(Section("Scan paths", text, tables=tables))
+    return found
 
 
-if __name__ == "__main__":
-    main()
+def _beside_table(rows: list[Row]) -> Table:
+    header = ("case", "plain ms", "quartiles", "fast ms", "quartiles", "plain / fast")
+
+    def cells(row: Row) -> list[object]:
+        found: list[object] = []
+        for name in ("plain", "fast"):
+            low, middle, high = (
+                milliseconds(row["figures"][name][key]) for key in ("low_s", "median_s", "high_s")
+            )
+            found += [middle, f"{low} to {high}"]
+        return [*found, f"{row['figures']['ratio']:.2f}"]
+
+    return mixed_rows(header, rows, cells)
+
+
+def _paths_table(rows: list[Row]) -> Table:
+    header = ("case", "all at once ms", "quartiles", "scale by scale ms", "quartiles", "peak MiB",
+              "limit", "implementation")  # fmt: skip
+
+    def cells(row: Row) -> list[object]:
+        figures = row["figures"]
+        times = [
+            text
+            for name in ("whole", "steps")
+            for text in (
+                milliseconds(figures[name]["median_s"]),
+                " to ".join(milliseconds(figures[name][end]) for end in ("low_s", "high_s")),
+            )
+        ]
+        return [
+            *times,
+            f"{figures['steps_peak_mib']:,.0f}",
+            limit_cell(figures),
+            row.get("implementation") or "not said",
+        ]
+
+    return mixed_rows(header, rows, cells)
+
+
+def _against_raster(rows: list[Row]) -> list[list[object]]:
+    body: list[list[object]] = []
+    raster = {_where(row): row["figures"] for row in rows if row["settings"]["paths"] == "raster"}
+    for row in rows:
+        plain = raster.get(_where(row))
+        if plain is None or row["settings"]["paths"] == "raster":
+            continue
+        ratios = [
+            f"{load_free(row['figures'][name]) / load_free(plain[name]):.2f}"
+            for name in ("whole", "steps")
+        ]
+        body.append([row["case"], *ratios])
+    return body
+
+
+def _where(row: Row) -> tuple[Any, ...]:
+    given = row["settings"]
+    depth = given["model"]["backbone"].get("depth")
+    return depth, *(given[name] for name in ("pixels", "batch", "dtype", "device"))

@@ -117,7 +117,7 @@ def test_all_is_every_suite_but_the_ablation_and_leaves_out_what_cannot_be_loade
     assert "half is left out: Suite 'half'" in said
     assert [row["case"] for row in bench.rows] == ["sound"]
     # Several by name: a case in any of them is enough.
-    said = bench.run("generate-cpu", "mine", "mine", "--quick", "--filter", "second")
+    said = bench.run("tokenizer", "mine", "mine", "--quick", "--filter", "second")
     assert [row["case"] for row in bench.rows] == ["sound", "second"]
     said = bench.run("all", "--filter", "scaling", code=2)
     assert "No case contains 'scaling'" in said
