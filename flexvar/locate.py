@@ -105,6 +105,19 @@ def bundled_names() -> list[str]:
     return sorted(entry.name for entry in folder.iterdir() if (entry / CONFIG).is_file())
 
 
+def bundled_for(words: bool) -> str | None:
+    """The first bundled model that is conditioned on words, or on classes; None if there is none.
+
+    Not a twin of another one: a name with a hyphen stands after the one it is made of.
+    """
+    folder = resources.files("flexvar") / BUNDLED
+    for name in sorted(bundled_names(), key=lambda name: (name.count("-"), name)):
+        conditioner = read_config(Path(str(folder / name))).model.conditioner
+        if (conditioner.name != "label") == words:
+            return name
+    return None
+
+
 def newest(repository: str) -> Path:
     """The newest checkpoint of a hub id; the hub is asked even where there is one in the cache."""
     return _from_hub(repository, None, newest=True)

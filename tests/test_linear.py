@@ -19,8 +19,15 @@ FUSES = bool(module._fused_dtypes())
     ("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)], ids=["fp32", "bf16"]
 )
 def test_agrees_with_torchs_own_steps(
-    shape: tuple[int, ...], bias: bool, gelu: bool, dtype: torch.dtype, tolerance: float
+    shape: tuple[int, ...],
+    bias: bool,
+    gelu: bool,
+    dtype: torch.dtype,
+    tolerance: float,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(module, "LEAST", 1)
+    monkeypatch.setattr(module, "LEAST_GELU", 1)
     torch.manual_seed(0)
     x = torch.randn(shape, dtype=dtype)
     weight, offset = torch.randn(40, 24, dtype=dtype), torch.randn(40, dtype=dtype)
@@ -51,6 +58,7 @@ def test_fuses_only_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
         return x
 
     monkeypatch.setattr(module, "plain", record)
+    monkeypatch.setattr(module, "LEAST", 6 * 4)
     x, weight = torch.ones(2, 3), torch.ones(4, 3)
     with torch.no_grad():
         linear(x, weight, None)
@@ -62,3 +70,6 @@ def test_fuses_only_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
         assert len(plainly) == 4
     linear(x, weight, None)
     assert len(plainly) == 5
+    with torch.no_grad():
+        linear(x[:1], weight, None)  # too small to be worth it
+    assert len(plainly) == 6

@@ -16,7 +16,7 @@ def generate(
         str | None,
         typer.Option(
             help="Checkpoint directory, bundled name, or hub id.",
-            show_default="the one of --from",
+            show_default="the one of --from, or a bundled one that takes the prompt or label",
         ),
     ] = None,
     label: Annotated[
@@ -122,6 +122,7 @@ def generate(
     from flexvar import images
     from flexvar.cli import again
     from flexvar.conditions import caption_of
+    from flexvar.locate import bundled_for
     from flexvar.pipeline import Pipeline
     from flexvar.result import next_number
     from flexvar.scales import Scales
@@ -131,6 +132,10 @@ def generate(
         assert from_ is not None
         model = again.model_of(settings, model, from_)
         dtype = dtype or str(settings.get("dtype", "fp32"))
+    if model is None and (prompt or label):
+        model = bundled_for(words=bool(prompt))
+        if model is not None:
+            say(f"model {model}, which comes along (--model takes another)")
     if model is None:
         raise FlexvarError("There is no model; name one: --model photos (or a directory).")
     pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype or "fp32", preset=preset)
