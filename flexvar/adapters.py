@@ -8,6 +8,7 @@ condition. Nothing beside torch and safetensors is needed to read them.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from flexvar.build import build
 from flexvar.errors import CheckpointError, FlexvarError
 from flexvar.files import read_json, whole_file, write_json
 from flexvar.session import Session
+from flexvar.weights import digest
 
 PEFT_CONFIG, PEFT_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 OWN_CONFIG, OWN_WEIGHTS = "flexvar.json", "flexvar.safetensors"
@@ -111,11 +113,11 @@ def load_adapter(directory: str | Path) -> Adapter:
 
 def weights_digest(model: nn.Module) -> str:
     """A text that changes with any weight of a model."""
-    digest = hashlib.sha256()
+    text = hashlib.sha256()
     for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().float().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()[:32]
+        text.update(name.encode())
+        text.update(tensor.detach().float().cpu().contiguous().view(torch.uint8).numpy())
+    return text.hexdigest()[:32]
 
 
 @torch.no_grad()
@@ -137,14 +139,22 @@ def merged(
 
 
 def parse_adapter(text: str) -> tuple[str, float]:
-    """Directory and weight of ``DIR`` or ``DIR:0.7``."""
+    """Directory and weight of ``DIR`` or ``DIR:0.7``. Raises `FlexvarError` for nan and inf."""
     directory, colon, share = text.rpartition(":")
     if colon and not Path(text).exists():
         try:
-            return directory, float(share)
+            return directory, _share(directory, float(share))
+        except FlexvarError:
+            raise
         except ValueError:
             pass
     return text, 1.0
+
+
+def _share(directory: str | Path, share: float) -> float:
+    if not math.isfinite(share):
+        raise FlexvarError(f"The share of the adapter {directory} is {share}; expected a number.")
+    return float(share)
 
 
 @torch.no_grad()
@@ -152,33 +162,63 @@ def adapt(pipe: S, adapters: Sequence[tuple[str | Path, float]]) -> S:
     """A pipeline with adapters put into its weights, each with its share.
 
     Its classes are those of the model and, after them, those that the adapters add; of a class that
-    both know, the adapter's condition counts, in its share.
+    both know, the adapter's condition counts, in its share. Its pictures name the adapters.
     Raises `FlexvarError` for an adapter of another model.
     """
-    own = weights_digest(pipe.model)
-    loaded = []
-    for directory, share in adapters:
+    exact = pipe
+    if pipe.dtype != torch.float32:
+        if pipe.source is None:
+            raise FlexvarError("adapt: the weights are rounded; adapt the model in fp32 first.")
+        # Adapters are of the exact weights.
+        exact = type(pipe).from_pretrained(pipe.source, registry=pipe.registry)
+    own = weights_digest(exact.model)
+    loaded, named, digests = [], [], {}
+    for number, (directory, share) in enumerate(adapters):
         adapter = load_adapter(directory)
         if adapter.base != own:
             raise FlexvarError(
                 f"The adapter {directory} was made for other weights, those of {adapter.source}; "
                 f"load it with that model."
             )
-        loaded.append((adapter, float(share)))
-    weights = merged({k: v.cpu().float() for k, v in pipe.model.state_dict().items()}, loaded)
-    config = pipe.config.model
-    table = f"{pipe.model._conditioner}.weight"
+        loaded.append((adapter, _share(directory, share)))
+        named.append(f"{directory}:{share:g}")
+        digests[f"adapter {number}"] = _digest(Path(directory).expanduser())
+    weights = merged({k: v.cpu().float() for k, v in exact.model.state_dict().items()}, loaded)
+    config = exact.config.model
+    table = f"{exact.model._conditioner}.weight"
     if any(adapter.table is not None for adapter, _ in loaded):
-        names, rows = _classes(config.class_names or (), weights[table], loaded)
+        known = config.class_names or tuple(map(str, range(exact.model.num_classes)))
+        names, rows = _classes(known, weights[table], loaded)
         weights[table] = rows
         config = config.model_copy(update={"num_classes": len(names), "class_names": names})
     parts = build(config)
     assert parts.model is not None
     parts.model.load_state_dict(weights)
     parts.model.eval()
-    fresh = replace(parts, tokenizer=pipe.tokenizer)
-    result = replace(pipe, parts=fresh, config=pipe.config.model_copy(update={"model": config}))
+    fresh = replace(parts, tokenizer=exact.tokenizer)
+    # No file holds these weights, so that none is their source.
+    result = replace(
+        exact,
+        parts=fresh,
+        config=exact.config.model_copy(update={"model": config}),
+        settings=pipe.settings,
+        sampler=pipe.sampler,
+        source=None,
+        _exact=[],
+    )
+    origin = pipe.origin
+    result.__dict__["origin"] = {
+        **origin,
+        "weights": {**origin.get("weights", {}), **digests},
+        "adapters": named,
+    }
     return result.to(pipe.device, pipe.dtype)
+
+
+def _digest(directory: Path) -> str:
+    """The first digits of an adapter's SHA-256."""
+    both = [digest(directory / name) for name in (PEFT_WEIGHTS, OWN_WEIGHTS)]
+    return hashlib.sha256("".join(both).encode()).hexdigest()[:16]
 
 
 def _classes(

@@ -38,6 +38,25 @@ def model_of(settings: dict[str, Any], given: str | None, picture: Path) -> str:
     )
 
 
+def adapters_of(settings: dict[str, Any], picture: Path) -> list[str]:
+    """The adapters that a picture was made with. Raises `FlexvarError` where one is not here."""
+    from flexvar.adapters import OWN_CONFIG, parse_adapter
+    from flexvar.errors import FlexvarError, shown
+
+    found = settings.get("adapters", [])
+    if not isinstance(found, list) or not all(isinstance(one, str) for one in found):
+        raise FlexvarError(f"{picture} names adapters in a way that flexvar does not.")
+    for text in found:
+        with suppress(OSError, ValueError, RuntimeError):  # no name that the system takes
+            if (Path(parse_adapter(text)[0]).expanduser() / OWN_CONFIG).is_file():
+                continue
+        raise FlexvarError(
+            f"{picture} was made with the adapter {shown(text)}, which is not here; say where it "
+            "is: --adapter DIR:SHARE."
+        )
+    return found
+
+
 def call_of(settings: dict[str, Any], pipe: Any, picture: Path) -> dict[str, Any]:
     """The keywords of the call that made a picture.
 

@@ -139,6 +139,8 @@ def generate(
     if model is None:
         raise FlexvarError("There is no model; name one: --model photos (or a directory).")
     pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype or "fp32", preset=preset)
+    if adapter is None and settings is not None:
+        adapter = again.adapters_of(settings, from_)
     if adapter:
         from flexvar.adapters import adapt, parse_adapter
 

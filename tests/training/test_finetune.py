@@ -14,6 +14,7 @@ from PIL import Image
 
 from flexvar import FlexvarError, Pipeline
 from flexvar.adapters import adapt, load_adapter, parse_adapter
+from flexvar.cli.again import adapters_of
 from flexvar.config import parse
 from flexvar.training import ModelRecipe, TokenizerRecipe, load_recipe, train
 from flexvar.training.memorisation import memorisation
@@ -150,6 +151,18 @@ def test_lora_trains_little_and_the_adapter_alone_gives_the_same_model(
     assert adapter.parameters < 0.25 * sum(p.numel() for p in before.model.parameters())
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA"
+    # Rounded weights are adapted as the exact ones; pictures say what changed them.
+    half = adapt(Pipeline.from_pretrained(base, dtype="bf16"), [(tmp_path / "adapter", 1.0)])
+    assert half.dtype == torch.bfloat16
+    exact = half.to(torch.float32).model.state_dict()
+    assert all(exact[name].equal(weight) for name, weight in mine.items())
+    result = pipe(["fox"], seed=5, steps=2, progress=False)
+    about = result.image_settings(0)
+    assert about["adapters"] == [f"{tmp_path / 'adapter'}:1"]
+    assert len(about["weights"]) == len(before.origin["weights"]) + 1
+    assert adapters_of(about, tmp_path / "x.png") == about["adapters"]
+    with pytest.raises(FlexvarError, match="which is not here"):
+        adapters_of({"adapters": ["gone:1"]}, tmp_path / "x.png")
     with pytest.raises(FlexvarError, match="was made for other weights"):
         adapt(whole, [(tmp_path / "adapter", 1.0)])
     with pytest.raises(FlexvarError, match="holds no adapter"):
@@ -160,6 +173,8 @@ def test_adapters_are_written_with_their_share() -> None:
     assert parse_adapter("runs/a") == ("runs/a", 1.0)
     assert parse_adapter("runs/a:0.5") == ("runs/a", 0.5)
     assert parse_adapter("runs/a:b") == ("runs/a:b", 1.0)
+    with pytest.raises(FlexvarError, match="share of the adapter runs/a is nan"):
+        parse_adapter("runs/a:nan")
 
 
 def test_copies_of_training_pictures_are_found() -> None:
