@@ -18,6 +18,7 @@ from flexvar.cli.demo import demo
 from flexvar.cli.doctor import doctor
 from flexvar.cli.edit import edit
 from flexvar.cli.evaluate import evaluate
+from flexvar.cli.export import export
 from flexvar.cli.generate import generate
 from flexvar.cli.grid import grid
 from flexvar.cli.plugins import plugins
@@ -50,7 +51,7 @@ def application(arguments: Sequence[str] = ()) -> typer.Typer:
     for generating in SAMPLING:
         own = arguments if generating.__name__ == named else None
         app.command()(with_sampler(generating, own))
-    for command in (pull, convert, demo, web, data, show, plugins, doctor):
+    for command in (pull, convert, export, demo, web, data, show, plugins, doctor):
         app.command()(command)
     app.command(no_args_is_help=True)(train)
     app.callback()(_options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,33 +15,47 @@ def fork(state: Any) -> Any:
     A state is what a model's ``start`` gave: any nesting of dataclasses, lists, tuples, mappings
     and plain objects. One that has a way of its own is asked for it: ``state.fork()``.
     """
-    return _fork(state, {})
+    return _mapped(state, Tensor.clone, {}, own=True)
 
 
-def _fork(value: Any, seen: dict[int, Any]) -> Any:
+def mapped(state: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    """The state with what a function makes of each tensor, always in the same order.
+
+    A tensor that stands in several places is asked for once.
+    """
+    return _mapped(state, function, {}, own=False)
+
+
+def _mapped(
+    value: Any, function: Callable[[Tensor], Tensor], seen: dict[int, Any], *, own: bool
+) -> Any:
     if id(value) in seen:
         return seen[id(value)]
+
+    def inner(part: Any) -> Any:
+        return _mapped(part, function, seen, own=own)
+
     result: Any
     if isinstance(value, Tensor):
-        result = value.clone()
-    elif hasattr(value, "fork"):
+        result = function(value)
+    elif own and hasattr(value, "fork"):
         result = value.fork()
     elif isinstance(value, list):
-        result = [_fork(one, seen) for one in value]
+        result = [inner(one) for one in value]
     elif isinstance(value, tuple):
-        parts = [_fork(one, seen) for one in value]
+        parts = [inner(one) for one in value]
         result = type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
     elif isinstance(value, dict):
-        result = {key: _fork(one, seen) for key, one in value.items()}
+        result = {key: inner(one) for key, one in value.items()}
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         if value.__dataclass_params__.frozen and not _holds_tensor(value):  # type: ignore[attr-defined]
             return value
         result = object.__new__(type(value))
         for field in dataclasses.fields(value):
-            object.__setattr__(result, field.name, _fork(getattr(value, field.name), seen))
+            object.__setattr__(result, field.name, inner(getattr(value, field.name)))
     elif hasattr(value, "__dict__") and not (callable(value) or isinstance(value, nn.Module)):
         result = object.__new__(type(value))
-        result.__dict__.update({k: _fork(one, seen) for k, one in vars(value).items()})
+        result.__dict__.update({k: inner(one) for k, one in vars(value).items()})
     else:
         return value
     seen[id(value)] = result

@@ -90,7 +90,11 @@ def chunked(inputs: Inputs, chunk_size: int | None = None) -> tuple[Tensor, Tens
     decay_BcHqq = span_BcHqq.masked_fill_(later_qq, float("-inf")).exp_()
     weight_Bcqq = (read_BcqN @ write_BcqN.mT).float()
     seen_BcHqq = decay_BcHqq * dt_BcHq[..., None, :] * weight_Bcqq[:, :, None]
-    seen_BcHqq.diagonal(dim1=-2, dim2=-1).add_(inputs.skip_H[:, None])
+    if torch.compiler.is_compiling():
+        # The same where a graph is made, in which no view can be written to.
+        seen_BcHqq = seen_BcHqq + torch.diag_embed(inputs.skip_H[:, None].expand(heads, size))
+    else:
+        seen_BcHqq.diagonal(dim1=-2, dim2=-1).add_(inputs.skip_H[:, None])
 
     # Between: how far what a token writes fades to the chunk's end, and the state before the
     # chunk to each of its tokens.
