@@ -23,10 +23,18 @@ def data(
         str,
         typer.Argument(
             metavar="PATH",
-            help="Folder, shards, or a built-in set: photos, digits.",
+            help="Folder, shards, list, hf:NAME, or a built-in set: photos, digits, emoji.",
             show_default=False,
         ),
     ],
+    options: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[KEY=VALUE]...",
+            help="Options of the data, as in a recipe: label_column=species streaming=true.",
+            show_default=False,
+        ),
+    ] = None,
     sheet: Annotated[
         Path | None,
         typer.Option(help="Picture file to write a contact sheet to, as PNG.", show_default=False),
@@ -49,7 +57,7 @@ def data(
 
     Example: flexvar data photographs/ --sheet sheet.png
     """
-    from flexvar.config import parse
+    from flexvar.config import override, parse
     from flexvar.data import DataConfig
     from flexvar.data.report import sheet as make_sheet
     from flexvar.data.report import survey
@@ -64,11 +72,15 @@ def data(
     numbers = [int(side) for side in sides]
     config = parse(
         DataConfig,
-        {
-            "source": source,
-            "size": numbers[0] if len(numbers) == 1 else numbers,
-            "buckets": buckets,
-        },
+        override(
+            {
+                "source": source,
+                "size": numbers[0] if len(numbers) == 1 else numbers,
+                "buckets": buckets,
+            },
+            # A recipe has them in a section.
+            [text.removeprefix("data.") for text in options or []],
+        ),
     )
 
     from rich.console import Console

@@ -19,7 +19,9 @@ class DataConfig(ComponentConfig):
     ROOT/CLASS/*, ROOT/train/CLASS/* with an optional ROOT/val/CLASS/*, or pictures side by side
     (one class); or WebDataset shards: a folder of .tar files, one of them, a pattern such as
     ``shards/train-{000..031}.tar``, or an address; or a list of pictures, a .csv, .tsv or .jsonl
-    file with a path and perhaps a label in each line, or a .zip file of such a folder.
+    file with a path and perhaps a label in each line, or a .zip file of such a folder; or
+    ``hf:OWNER/NAME``, a data set of the hub, or ``hf:FOLDER``, one that lies here as parquet or
+    arrow files or as the library ``datasets`` saves it (extra ``data-hf``).
     A folder that is called like a built-in set is written ``./photos``.
     size: pixels of a sample, a number or (height, width).
 
@@ -41,11 +43,13 @@ class DataConfig(ComponentConfig):
 
     crop_range: least and greatest side of a "resized" box, as a share of the largest box of that
     shape in the picture. classes: only these, numbered in this order. samples: pictures in
-    shards that cannot be counted beforehand (addresses). cache_mb: MiB of resized pictures each
+    streams that cannot be counted beforehand (addresses). cache_mb: MiB of resized pictures each
     process keeps, so that large photographs are decoded once; the samples do not depend on it.
     buckets: pictures train at sizes of their own shape, of about the area of ``size``, whose
-    sides are multiples of so many pixels; every batch has one size. Not for shards.
-    image_column, label_column, caption_column: of a list; found by their usual names unless given.
+    sides are multiples of so many pixels; every batch has one size. Not for streams.
+    image_column, label_column, caption_column: of a list or a data set; found by their usual names
+    and types unless given. subset, revision: of a data set of the hub. streaming: read such a data
+    set while training, without downloading it first.
     """
 
     source: str
@@ -63,6 +67,9 @@ class DataConfig(ComponentConfig):
     image_column: str | None = None
     label_column: str | None = None
     caption_column: str | None = None
+    subset: str | None = None
+    revision: str | None = None
+    streaming: bool = False
 
     @field_validator("crop_range")
     @classmethod
@@ -77,6 +84,13 @@ class DataConfig(ComponentConfig):
             raise ValueError(f"classes names a class twice: {', '.join(self.classes)}")
         if self.classes == ():
             raise ValueError("classes is empty; name at least one, or leave it out for all")
+        return self
+
+    @model_validator(mode="after")
+    def _of_data_sets(self) -> DataConfig:
+        given = [one for one in ("subset", "revision", "streaming") if getattr(self, one)]
+        if given and not (self.source.startswith("hf:") and not self.source.startswith("hf://")):
+            raise ValueError(f"{given[0]} is of data sets, source=hf:NAME; got {self.source!r}")
         return self
 
     @property

@@ -17,8 +17,8 @@ from torch import Tensor
 from flexvar.data.buckets import Buckets, sort_in
 from flexvar.data.config import DataConfig, Split
 from flexvar.data.sampler import Key, random_source
-from flexvar.data.shards import ShardPictures
 from flexvar.data.sources import BUILT_IN, Pictures, Raw, open_source
+from flexvar.data.stream import PictureStream
 from flexvar.data.transforms import Rule
 from flexvar.errors import FlexvarError
 from flexvar.images import open_image, to_tensor
@@ -73,7 +73,7 @@ class Dataset:
         if (notes := getattr(source, "notes", None)) is not None:
             notes.warn(config.source)
         self.class_names = source.class_names
-        self.pictures: Pictures | ShardPictures = source.pictures(split)
+        self.pictures: Pictures | PictureStream = source.pictures(split)
         crop = config.crop or source.defaults.crop
         flip = source.defaults.flip if config.flip is None else config.flip
         self.rule = Rule(
@@ -93,10 +93,11 @@ class Dataset:
     def _buckets(self) -> Buckets | None:
         if self.config.buckets is None:
             return None
-        if isinstance(self.pictures, ShardPictures):
+        if isinstance(self.pictures, PictureStream):
             raise FlexvarError(
-                "buckets: pictures in shards come in the order of a stream, whose shapes are not "
-                "known beforehand; unpack them into a folder, or leave the option out."
+                "buckets: pictures of a stream, as in shards, have shapes that are not known "
+                "beforehand; unpack them into a folder (hf: leave out streaming), or leave the "
+                "option out."
             )
         return sort_in(self.pictures, self.config.height_width, self.config.buckets)
 
@@ -119,7 +120,7 @@ class Dataset:
     @property
     def streams(self) -> bool:
         """Whether samples come in the order of a stream only, as those of shards."""
-        return isinstance(self.pictures, ShardPictures)
+        return isinstance(self.pictures, PictureStream)
 
     @property
     def repeats(self) -> int:
@@ -134,7 +135,7 @@ class Dataset:
         """The sample of a key; a number is that of seed 0 in epoch 0.
 
         Without random crops a picture that cannot be read raises a `FlexvarError`; with them
-        another one takes its place. From shards it takes reading up to there.
+        another one takes its place. From a stream it takes reading up to there.
         """
         key = Key(key) if isinstance(key, int) else key
         number = key.number + len(self) if key.number < 0 else key.number
@@ -142,10 +143,10 @@ class Dataset:
             raise IndexError(f"sample {key.number} of {len(self)}")
         key = key._replace(number=number)
         request: Key | RawRequest = key
-        if isinstance(self.pictures, ShardPictures):
+        if isinstance(self.pictures, PictureStream):
             raw = next(islice(self.pictures.in_order(), number, None), None)
             if raw is None:
-                raise FlexvarError(f"The shards hold fewer than {number + 1} pictures.")
+                raise FlexvarError(f"The source holds fewer than {number + 1} pictures.")
             request = RawRequest(key, raw)
         fetched = self.fetch([request])
         self.note(fetched)
@@ -154,13 +155,13 @@ class Dataset:
         return Sample(fetched.images_B3HW[0], int(fetched.labels_B[0]))
 
     def label(self, index: int) -> int:
-        """The class number of a sample, without opening its picture; not for shards."""
-        assert not isinstance(self.pictures, ShardPictures)
+        """The class number of a sample, without opening its picture; not for streams."""
+        assert not isinstance(self.pictures, PictureStream)
         return self.pictures.label(index % len(self.pictures))
 
     def captions(self, index: int) -> tuple[str, ...]:
-        """What a sample may be called, without opening its picture; not for shards."""
-        assert not isinstance(self.pictures, ShardPictures)
+        """What a sample may be called, without opening its picture; not for streams."""
+        assert not isinstance(self.pictures, PictureStream)
         known = getattr(self.pictures, "captions", None)
         return () if known is None else tuple(known(index % len(self.pictures)))
 
@@ -202,7 +203,7 @@ class Dataset:
     def note(self, fetched: Fetched) -> None:
         """Remember what could not be read, and warn about each file once."""
         problems = dict(fetched.unreadable)
-        if isinstance(self.pictures, ShardPictures):
+        if isinstance(self.pictures, PictureStream):
             problems |= self.pictures.problems
         for name, reason in problems.items():
             if name not in self.unreadable:
@@ -238,7 +239,7 @@ class Dataset:
                     prepared, label = self._decode(request.raw, small), request.raw.label
                     captions = request.raw.captions
                 else:
-                    assert not isinstance(self.pictures, ShardPictures)
+                    assert not isinstance(self.pictures, PictureStream)
                     index = key.number % len(self.pictures)
                     if attempt:
                         index = self._another(index, random.random())
@@ -254,7 +255,7 @@ class Dataset:
     def _another(self, index: int, drawn: float) -> int:
         """A picture in place of one that cannot be read, of the same size."""
         if self.buckets is None:
-            assert not isinstance(self.pictures, ShardPictures)
+            assert not isinstance(self.pictures, PictureStream)
             return int(drawn * len(self.pictures))
         members = self.buckets.members(self.buckets.of[index])
         return members[int(drawn * len(members))]
@@ -262,7 +263,7 @@ class Dataset:
     def _prepared(self, index: int, small: dict[str, tuple[int, int]]) -> Image.Image:
         if (kept := self._kept.get(index)) is not None:
             return kept
-        assert not isinstance(self.pictures, ShardPictures)
+        assert not isinstance(self.pictures, PictureStream)
         name = self.pictures.name(index)
         try:
             image = self.pictures.open(index, self._rule(index).enough)

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader
 from flexvar.data.buckets import bucketed_keys, one_size_each
 from flexvar.data.dataset import Dataset, Fetched, RawRequest
 from flexvar.data.sampler import Key, Stream, keys
-from flexvar.data.shards import ShardPictures
 from flexvar.data.sources import Raw
+from flexvar.data.stream import PictureStream
 from flexvar.data.workers import serve, signals_held
 from flexvar.errors import FlexvarError
 
@@ -57,7 +57,7 @@ def batches(
     each rank. rank, world: which part of every global batch of ``batch_size * world`` samples
     this process gets; within an epoch no sample comes twice on any rank. workers: processes
     that decode ahead; 0 decodes in this one. context: how they start, "fork", "spawn" or
-    "forkserver"; the platform's way unless given. Shards are read by every rank from the
+    "forkserver"; the platform's way unless given. Streams are read by every rank from the
     beginning of the epoch on, and decoded only where they are its own.
     Raises `FlexvarError`, at once, for numbers that cannot be, and later if no picture can be
     read.
@@ -65,8 +65,8 @@ def batches(
     if seed < 0:
         raise FlexvarError(f"seed: got {seed}; expected 0 or more.")
     stream = Stream(len(dataset), batch_size, start, rank, world, epochs)
-    if isinstance(dataset.pictures, ShardPictures):
-        requests = _from_shards(dataset.pictures, stream, seed)
+    if isinstance(dataset.pictures, PictureStream):
+        requests = _from_stream(dataset.pictures, stream, seed)
     elif dataset.buckets is not None:
         requests = bucketed_keys(dataset.buckets, len(dataset), stream, seed)
     else:
@@ -88,14 +88,14 @@ def ordered_batches(
 
     Rank r gets samples r, r + world, ... of those; its last batch may be smaller, pictures that
     cannot be read are left out, and ranks may differ by one batch. limit: spread evenly over the
-    samples, so over the classes too; of shards the first ones.
+    samples, so over the classes too; of streams the first ones.
     Raises `FlexvarError`, at once, for numbers that cannot be.
     """
     Stream(len(dataset), batch_size, 0, rank, world)
     if limit is not None and limit < 1:
         raise FlexvarError(f"limit: got {limit}; expected at least 1 sample.")
     total = len(dataset) if limit is None else min(limit, len(dataset))
-    if isinstance(dataset.pictures, ShardPictures):
+    if isinstance(dataset.pictures, PictureStream):
         raws = islice(dataset.pictures.in_order(), rank, total, world)
         samples: Iterator[Key | RawRequest] = (
             RawRequest(Key(rank + number * world), raw) for number, raw in enumerate(raws)
@@ -160,7 +160,7 @@ def _grouped(samples: Iterator[Key | RawRequest], size: int) -> Iterator[Request
         yield batch
 
 
-def _from_shards(pictures: ShardPictures, stream: Stream, seed: int) -> Iterator[Requests]:
+def _from_stream(pictures: PictureStream, stream: Stream, seed: int) -> Iterator[Requests]:
     """The pictures of each batch, and few others before them where the batch is very small."""
     raws: Iterator[Raw] = iter(())
     of_epoch, next_position = -1, 0

@@ -19,8 +19,8 @@ from flexvar.data.dataset import Dataset, Sample, open_data
 from flexvar.data.folders import Folder
 from flexvar.data.loader import batches
 from flexvar.data.shard_files import names_shards
-from flexvar.data.shards import ShardPictures
 from flexvar.data.sources import BUILT_IN, Pictures, Raw, Source, open_source
+from flexvar.data.stream import PictureStream
 from flexvar.errors import FlexvarError
 from flexvar.images import open_image, sheets, to_pil
 
@@ -87,7 +87,7 @@ def survey(config: DataConfig, advance: Callable[[int], None] = lambda total: No
                 counts[label] += 1
                 result.sizes.append((image.height, image.width))
             advance(len(pictures))
-        if isinstance(pictures, ShardPictures):
+        if isinstance(pictures, PictureStream):
             result.unreadable += [
                 why for why in pictures.problems.values() if why not in result.unreadable
             ]
@@ -156,10 +156,10 @@ def _unchecked(config: DataConfig) -> Source:
 
 
 def _all(
-    pictures: Pictures | ShardPictures,
+    pictures: Pictures | PictureStream,
 ) -> Iterator[tuple[int, Callable[[], Image.Image]]]:
     """Class number of each picture, and what decodes it."""
-    if isinstance(pictures, ShardPictures):
+    if isinstance(pictures, PictureStream):
         for raw in pictures.in_order():
             yield raw.label, partial(_decode, raw)
     else:

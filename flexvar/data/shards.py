@@ -4,26 +4,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from itertools import count, islice
 from pathlib import Path
-
-import numpy as np
 
 from flexvar.data.config import DataConfig, Split
 from flexvar.data.folders import USUAL_VAL_FRACTION
 from flexvar.data.names import read_class_names
 from flexvar.data.notes import Notes
-from flexvar.data.sampler import random_source, shuffled
 from flexvar.data.shard_files import find, opened, scheme
 from flexvar.data.shard_samples import Entry, Index, entries, take_stock
-from flexvar.data.sources import Defaults, Raw, choose_classes, no_validation, order_of
+from flexvar.data.sources import Defaults, Raw, choose_classes, no_validation
+from flexvar.data.stream import PictureStream, held_out
 from flexvar.data.tar import DamagedError, Tar
 from flexvar.errors import FlexvarError
 
-# Samples that wait in memory to be shuffled, beside the shuffled order of the shards.
-BUFFER = 1000
 ONLY_CLASS = "pictures"
 # So many classes are taken as they are numbered; of more, one in MOST_GAPS has to have a picture:
 # a number by mistake would make classes until the memory is full.
@@ -120,7 +115,7 @@ class Shards:
                     self.counts.problems[url] = _unreadable(url, damage)
                 self.counts.indices[url] = index
                 for key, text in found:
-                    held = self.counts.val if _held(key, self.fraction) else self.counts.train
+                    held = self.counts.val if held_out(key, self.fraction) else self.counts.train
                     (held if own is None else own)[text] += 1
                 self.notes.add(
                     "pictures whose label does not stand beside them: found in their shard",
@@ -201,14 +196,11 @@ def class_numbers(texts: list[str]) -> dict[str, int]:
     return values
 
 
-class ShardPictures:
-    """One split of shards, which can only be read from the beginning on.
+class ShardPictures(PictureStream):
+    """One split of shards.
 
-    held: whether the held-out samples are wanted, the others, or (None) all. problems: what
-    could not be read, name -> reason, grows while reading.
+    held: whether the held-out samples are wanted, the others, or (None) all.
     """
-
-    repeats = 1
 
     def __init__(
         self,
@@ -219,12 +211,10 @@ class ShardPictures:
         fraction: float,
         counts: Inventory,
     ) -> None:
-        self.urls, self.length, self.numbers = urls, length, numbers
+        super().__init__(f"The shards from {urls[0]} on", len(urls), length)
+        self.urls, self.numbers = urls, numbers
         self.held, self.fraction, self.indices = held, fraction, counts.indices
         self.problems = dict(counts.problems)
-
-    def __len__(self) -> int:
-        return self.length
 
     def state(self) -> str:
         """Names, and for local shards sizes and times of change."""
@@ -234,34 +224,12 @@ class ShardPictures:
             lines.append(f"{url} {info.st_size} {info.st_mtime_ns}" if info else url)
         return "\n".join(lines)
 
-    def in_order(self) -> Iterator[Raw]:
-        """All pictures, in the order in which they stand in the shards."""
-        return self._read(self.urls)
-
-    def epoch(self, seed: int, epoch: int) -> Iterator[Raw]:
-        """``len(self)`` pictures in the order of an epoch; begun anew should there be fewer."""
-        return islice(self._passes(seed, epoch), self.length)
-
-    def _passes(self, seed: int, epoch: int) -> Iterator[Raw]:
-        for number in count():
-            # Numbers that no other use of (seed, epoch) has: see `Key` and `shuffled`.
-            random = random_source(seed, epoch, number, 0, 1)
-            order = shuffled(len(self.urls), seed, epoch + (number << 20))
-            given = False
-            for raw in _through_buffer(self._read([self.urls[i] for i in order]), random):
-                given = True
-                yield raw
-            if not given:
-                raise FlexvarError(
-                    f"The shards from {self.urls[0]} on gave no picture"
-                    + "".join(f"; {why}" for why in self.problems.values())
-                )
-
-    def _read(self, urls: list[str]) -> Iterator[Raw]:
-        for url in urls:
+    def read(self, order: Iterable[int]) -> Iterator[Raw]:
+        """The pictures of shards, in the order of those."""
+        for url in (self.urls[part] for part in order):
             notes = Notes()
             for key, text, data, captions in self._entries(url, notes):
-                if self.held not in (None, _held(key, self.fraction)):
+                if self.held not in (None, held_out(key, self.fraction)):
                     continue
                 if text in self.numbers:
                     yield Raw(f"{url}: {key}", self.numbers[text], data, captions)
@@ -281,23 +249,5 @@ class ShardPictures:
             self.problems[url] = _unreadable(url, error)
 
 
-def _through_buffer(samples: Iterator[Raw], random: np.random.Generator) -> Iterator[Raw]:
-    """The samples, each exchanged with a random one of those that wait."""
-    waiting: list[Raw] = []
-    for sample in samples:
-        if len(waiting) < BUFFER:
-            waiting.append(sample)
-            continue
-        place = int(random.random() * BUFFER)
-        yield waiting[place]
-        waiting[place] = sample
-    for place in np.argsort(random.random(len(waiting)), kind="stable"):
-        yield waiting[place]
-
-
 def _unreadable(url: str, error: DamagedError) -> str:
     return f"{url} cannot be read to its end: {error}"
-
-
-def _held(key: str, fraction: float) -> bool:
-    return int.from_bytes(order_of(key)[:4], "big") < fraction * 2**32

@@ -17,7 +17,7 @@ from flexvar.errors import FlexvarError
 from flexvar.text import printable
 
 if TYPE_CHECKING:
-    from flexvar.data.shards import ShardPictures
+    from flexvar.data.stream import PictureStream
 
 BUILT_IN = ("photos", "digits", "emoji", "emoji-colors")
 
@@ -68,12 +68,12 @@ class Source(Protocol):
     class_names: tuple[str, ...]
     defaults: Defaults
 
-    def pictures(self, split: Split) -> Pictures | ShardPictures: ...
+    def pictures(self, split: Split) -> Pictures | PictureStream: ...
 
 
 def open_source(config: DataConfig) -> Source:
     """The source that a config names. Raises `FlexvarError` where there is none."""
-    from flexvar.data import builtin, emoji, folders, shards, tables
+    from flexvar.data import builtin, emoji, folders, hub_sets, shards, tables
     from flexvar.data.shard_files import names_shards
 
     if config.source in BUILT_IN and Path(config.source).is_dir():
@@ -90,6 +90,8 @@ def open_source(config: DataConfig) -> Source:
         return emoji.Emoji(config)
     if config.source == "emoji-colors":
         return emoji.ColoredEmoji(config)
+    if hub_sets.names_data_set(config.source):
+        return hub_sets.open_data_set(config)
     if names_shards(config.source):
         return shards.Shards(config)
     path = Path(config.source).expanduser()
@@ -98,10 +100,14 @@ def open_source(config: DataConfig) -> Source:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise FlexvarError(
             f"data source {config.source!r}: there is no such folder, and the built-in sets are "
-            f"{', '.join(BUILT_IN)}.{hint}"
+            f"{', '.join(BUILT_IN)}. A data set of the hub is written hf:OWNER/NAME.{hint}"
         )
     if path.is_file() and path.suffix.lower() in (".zip", *tables.TABLES):
         return tables.Zip(config) if path.suffix.lower() == ".zip" else tables.Table(config)
+    if path.suffix.lower() in hub_sets.FORMATS:
+        raise FlexvarError(
+            f"data source {config.source!r} is read by the library datasets: hf:{config.source}"
+        )
     if not path.is_dir():
         raise FlexvarError(
             f"data source {config.source!r} is a file; name the folder that holds the pictures."

@@ -94,8 +94,11 @@ class Listed:
         self.parts: dict[Split, list[tuple[str, int]]] = {"train": [], "val": []}
         fraction = config.val_fraction
         self.fraction = 0.0 if held else USUAL_VAL_FRACTION if fraction is None else fraction
+        of_class: dict[str, list[tuple[str, str]]] = {}
+        for row in rows:
+            of_class.setdefault(row.label, []).append((row.name, row.split))
         for number, name in enumerate(self.class_names):
-            own = [(row.name, row.split) for row in rows if row.label == name]
+            own = of_class.get(name, [])
             train = [path for path, split in own if split in ("", *TRAINING)]
             val = [path for path, split in own if split in VALIDATION]
             if not held:
@@ -134,15 +137,15 @@ class Table(Listed):
                 columns = _columns(config, path, line)
                 taken = ", ".join(f"{one} as {key}" for key, one in columns.items() if one)
                 notes.add("table whose columns were found by their names", taken, loss=False)
-            name = _text(line.get(columns["image"] or ""))
+            name = text_of(line.get(columns["image"] or ""))
             if not name:
                 notes.add("lines without a picture: left out", path)
                 continue
-            label, split = (_text(line.get(columns[key] or "")) for key in ("label", "split"))
+            label, split = (text_of(line.get(columns[key] or "")) for key in ("label", "split"))
             if len(label) > MOST_NAME:
                 notes.add(f"labels of more than {MOST_NAME} characters: taken as none", label)
                 label = ""
-            rows.append(Row(name, label, split.lower(), _captions(line, columns["caption"])))
+            rows.append(Row(name, label, split.lower(), captions_in(line, columns["caption"])))
         super().__init__(config, rows, notes)
 
     def pictures(self, split: Split) -> FilePictures:
@@ -278,7 +281,7 @@ def _listed(file: zipfile.ZipFile, member: str, name: str) -> dict[str, tuple[st
     return result
 
 
-def _captions(line: Mapping[str, Any], column: str | None) -> tuple[str, ...]:
+def captions_in(line: Mapping[str, Any], column: str | None) -> tuple[str, ...]:
     """The captions in a line of a table: a text, or of JSON a list of texts."""
     found = from_mapping({"captions": line.get(column)} if column is not None else {})
     # Bytes of a file that are no text.
@@ -345,7 +348,7 @@ def _bounded(file: Any, path: Path) -> Iterator[str]:
         yield text
 
 
-def _text(value: Any) -> str:
+def text_of(value: Any) -> str:
     """A field as text, "" for none; numbers that are whole without a point."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)

@@ -10,6 +10,7 @@ import pytest
 from pictures import folder, noise
 
 from flexvar import FlexvarError
+from flexvar.cli import main
 from flexvar.data import DataConfig, Dataset, batches, open_data
 from flexvar.data.report import survey
 
@@ -78,6 +79,19 @@ def test_columns_can_be_named(tmp_path: Path) -> None:
     assert labels(dataset) == ["cat", "dog"]
     with pytest.raises(FlexvarError, match="has no column 'kind'"):
         opened(tmp_path / "a.csv", image_column="where", label_column="kind")
+
+
+def test_the_command_takes_options_of_the_data(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paths = pictures(tmp_path, 2)
+    (tmp_path / "a.csv").write_text(f"image,kind\n{paths[0]},cat\n{paths[1]},dog\n")
+    with pytest.raises(SystemExit) as done:
+        main(["data", str(tmp_path / "a.csv"), "label_column=kind", "data.val_fraction=0"])
+    assert done.value.code == 0
+    shown = capsys.readouterr().out
+    assert "cat" in shown
+    assert "kind as label" in shown
 
 
 @pytest.mark.parametrize("data", [b"", b"\0\xff\xfe" * 99, b"image\n", b"{" * 2**21])
