@@ -92,7 +92,7 @@ def export(
     with whole_folder(directory) as made:
         weights = [float(sampler.guidance(layout, step)) for step in range(len(layout))]
         shared = _Weights(made)
-        names = []
+        names: list[str] = []
         constants: frozenset[str] = frozenset()
         for graph in _graphs(model, pipe.tokenizer, layout):
             say(f"{graph.name}: exporting")
@@ -323,7 +323,7 @@ def _write(
     constants: inputs that become part of the graph.
     """
     ir = import_module("onnx_ir")
-    arguments = tuple(graph.inputs.values())
+    arguments: tuple[Tensor | None, ...] = tuple(graph.inputs.values())
     if not first and "latent" not in graph.inputs:
         at = 2 if "guidance" in graph.inputs else 1
         arguments = (*arguments[:at], None, *arguments[at:])

@@ -140,6 +140,7 @@ def generate(
         raise FlexvarError("There is no model; name one: --model photos (or a directory).")
     pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype or "fp32", preset=preset)
     if adapter is None and settings is not None:
+        assert from_ is not None
         adapter = again.adapters_of(settings, from_)
     if adapter:
         from flexvar.adapters import adapt, parse_adapter

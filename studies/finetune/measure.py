@@ -46,7 +46,9 @@ def run(*words: str) -> float:
 def held_out(out: Path) -> dict[str, float]:
     """Step -> loss on held-out pictures, nats per token."""
     lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return {str(one["step"]): one["validation_loss"] for one in lines if one["kind"] == "validation"}
+    return {
+        str(one["step"]): one["validation_loss"] for one in lines if one["kind"] == "validation"
+    }
 
 
 def main() -> None:
