@@ -182,17 +182,19 @@ def build_for_weights(
     registry: Registry | None = None,
     *,
     like: Mapping[str, Any] | None = None,
+    device: str = "cpu",
 ) -> Parts:
     """The parts of a config as quickly as possible, for weights that will replace all of theirs.
 
-    On the CPU, with parameters that hold whatever is in their memory. like: the weights to come,
-    or their shapes; a config that describes far more than those ends at once.
+    On the CPU, with parameters that hold whatever is in their memory; on the device ``meta`` they
+    have shapes alone. like: the weights to come, or their shapes; a config that describes far more
+    than those ends at once.
     """
     planned = plan(config, registry)
     bounds = Bounds() if like is None else Bounds.of(like)
     with (
         torch.random.fork_rng(devices=[]),
-        torch.device("cpu"),
+        torch.device(device),
         _Unfilled(),
         _bounded(bounds),
         _explained(),

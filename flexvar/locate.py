@@ -7,7 +7,15 @@ from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
 
-from flexvar.checkpoint import BUNDLED, CARD, CONFIG, read_config, weight_files
+from flexvar.checkpoint import (
+    BUNDLED,
+    CARD,
+    CONFIG,
+    CheckpointConfig,
+    read_config,
+    weight_files,
+)
+from flexvar.config import parse
 from flexvar.errors import CheckpointError, FlexvarError, cut, reason, shown
 from flexvar.plugin import Registry, default_registry
 
@@ -42,8 +50,7 @@ def locate(
     if re.fullmatch(r"[\w.-]+", text) and isinstance(bundled, Path) and bundled.is_dir():
         return bundled
     registry = registry or default_registry()
-    released = [p for p in registry.components if p.kind == "released"]
-    if any(text in (registry.name_of(p), p.qualified) for p in released):
+    if _released(text, registry) is not None:
         from flexvar.pull import pull
 
         return pull(text, registry)
@@ -52,7 +59,7 @@ def locate(
     if is_id:
         return _from_hub(text, revision)
     names = bundled_names()
-    others = [registry.name_of(p) for p in released]
+    others = [registry.name_of(p) for p in registry.components if p.kind == "released"]
     near = get_close_matches(text[:LONGEST_NAME], [*names, *others], n=1)
     meant = f" Did you mean {near[0]}?" if near else ""
     known = f" Bundled models: {', '.join(names)}." if names else ""
@@ -61,6 +68,41 @@ def locate(
         f"There is no checkpoint {cut(text, LONGEST_NAME)}: give a directory with {CONFIG}, or a "
         f"hub id (owner/name).{meant}{known}{_hint(path)}"
     )
+
+
+def config_of(source: str | Path, registry: Registry | None = None) -> CheckpointConfig:
+    """The config of what `locate` would find; no weights are read or downloaded for it.
+
+    Raises `CheckpointError` where there is none, and for a released model that is not here and
+    whose plugin does not say what it is.
+    """
+    registry, text = registry or default_registry(), str(source)
+    path = Path(source).expanduser()
+    if not _folder(path, text):
+        if (name := _released(text, registry)) is not None:
+            from flexvar import pull
+
+            folder, model = pull.place(name, registry)
+            if not (folder / CONFIG).is_file():
+                if model.config is None:
+                    raise CheckpointError(
+                        f"{text} is not here, and its plugin does not say what it is; "
+                        f"`flexvar pull {text}` downloads it."
+                    )
+                return parse(CheckpointConfig, model.config())
+        elif re.fullmatch(_ID, text) and not _looks_local(text) and not path.exists():
+            from flexvar import hub
+
+            found = hub.cached(text, CONFIG) or hub.download(text, CONFIG)
+            return read_config(found.parent)
+    return read_config(locate(source, registry))
+
+
+def _released(text: str, registry: Registry) -> str | None:
+    """A released model's name, unless a bundled model has it; None if it is no such name."""
+    released = [p for p in registry.components if p.kind == "released"]
+    known = any(text in (registry.name_of(p), p.qualified) for p in released)
+    return text if known and text not in bundled_names() else None
 
 
 def _folder(path: Path, text: str) -> bool | None:

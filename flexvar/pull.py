@@ -135,6 +135,12 @@ def find(name: str, registry: Registry) -> tuple[Provided, ReleasedModel]:
     return provided, model
 
 
+def place(name: str, registry: Registry) -> tuple[Path, ReleasedModel]:
+    """Where a released model is, or would be, in flexvar's cache, and its record."""
+    provided, model = find(name, registry)
+    return _folder(provided), model
+
+
 def _files(
     name: str, model: ReleasedModel, folder: Path, say: Say
 ) -> list[tuple[ReleasedFile, Path]]:

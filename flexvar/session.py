@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from flexvar import __version__, checkpoint, conditions, resolve
-from flexvar.build import Parts, build
+from flexvar.build import Parts, build, build_for_weights
 from flexvar.checkpoint import CheckpointConfig
 from flexvar.components import PositionEmbedding, Predictor, Sampler, Tokenizer
 from flexvar.components.conditioner import each, takes
@@ -25,7 +25,7 @@ from flexvar.generation.known import Known
 from flexvar.generation.loop import Generated, OnScale, generate
 from flexvar.generation.seeds import generators
 from flexvar.layout import Grid, Layout
-from flexvar.locate import locate
+from flexvar.locate import config_of, locate
 from flexvar.model import NextScaleModel
 from flexvar.ops import tiled_decode
 from flexvar.ops.precision import DTYPES, parse_device, parse_dtype
@@ -112,6 +112,29 @@ class Session:
             chosen = resolve.preset(config, preset, registry)
             pipe = cls(parts, config, chosen, registry=registry, source=source)
             return pipe.to(device, dtype)
+
+    @classmethod
+    def without_weights(
+        cls,
+        source: str | Path,
+        *,
+        dtype: str | torch.dtype = torch.float32,
+        preset: str = "default",
+        registry: Registry | None = None,
+    ) -> Self:
+        """As `from_pretrained`, on the meta device: shapes without numbers, in no memory.
+
+        source: besides, a released model that is not here; nothing is downloaded but the config
+        of a hub id. For `flexvar.footprint`.
+        """
+        registry = registry or default_registry()
+        config = config_of(source, registry)
+        with torch.inference_mode(False):
+            parts = build_for_weights(config.model, registry, device="meta")
+            for module in parts.modules():
+                module.eval()
+            chosen = resolve.preset(config, preset, registry)
+            return cls(parts, config, chosen, registry=registry, source=source).to("meta", dtype)
 
     @classmethod
     def from_config(
@@ -416,7 +439,7 @@ class Session:
                 layout,
                 sampler,
                 generators(keys),
-                predictor=self._predictor(sampler, model, layout, any_size),
+                predictor=self.predictor(sampler, model, layout, any_size),
                 null=self._negative(options.get("negative"), len(values)),
                 known=known,
                 images_per_call=options.get("images_per_call"),
@@ -437,7 +460,7 @@ class Session:
         }
         return images_B3HW, generated, report
 
-    def _predictor(
+    def predictor(
         self, sampler: Sampler, model: NextScaleModel, layout: Layout, any_size: bool
     ) -> Predictor:
         """What the sampler asks: the model, or what it makes of it and of the others it names."""
@@ -468,15 +491,18 @@ class Session:
         return other.to(self.device, self.dtype)
 
     @torch.inference_mode()
-    def decode(self, latent_BChw: Tensor, *, tile: int | None = None) -> Tensor:
+    def decode(
+        self, latent_BChw: Tensor, *, tile: int | None = None, images_per_call: int | None = None
+    ) -> Tensor:
         """Images (B,3,H,W), fp32 in [0,1], of folded latents.
 
         tile: side in pixels of the tiles that a large picture is decoded in, in bounded memory;
         0 is never, None is `flexvar.ops.tiled_decode.TILE` from its ``WHOLE`` pixels on.
+        images_per_call: how many are decoded together; all unless given, but 1 on a CPU, where
+        that is no slower and takes the memory of one image.
         """
         tile = None if tile is None else whole("tile", tile)
-        # One by one on a CPU: no slower, and the memory of one image.
-        share = 1 if latent_BChw.device.type == "cpu" else len(latent_BChw)
+        share = images_per_call or (1 if latent_BChw.device.type == "cpu" else len(latent_BChw))
         parts = [
             tiled_decode.decode(self.tokenizer, part, tile) for part in latent_BChw.split(share)
         ]

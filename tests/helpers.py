@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.profiler import ProfilerActivity, profile
 
 from flexvar import Layout, Pipeline
 
@@ -49,3 +51,20 @@ def shake(pipe: Pipeline, seed: int = 0) -> Pipeline:
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.add_(noise * (0.5 / max(parameter.shape[-1], 4) ** 0.5))
     return pipe
+
+
+def allocated(function: Callable[[], object]) -> tuple[int, int]:
+    """Bytes torch's allocator had handed out at the most, and the largest piece, in a second call.
+
+    Of what was there before a call nothing is counted.
+    """
+    function()
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as run:
+        function()
+    assert run.profiler is not None
+    events = [e for e in run.profiler.kineto_results.events() if e.name() == "[memory]"]
+    live = most = largest = 0
+    for event in sorted(events, key=lambda event: event.start_ns()):
+        live += event.nbytes()
+        most, largest = max(most, live), max(largest, event.nbytes())
+    return most, largest

@@ -1,16 +1,20 @@
-"""Tokens of 32 bits, 2^32 codes: trained, drawn, in-painted, scored, saved and loaded."""
+"""Tokens of 32 and 64 bits: trained, drawn, in-painted, scored, saved; no memory of 2^bits."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from helpers import allocated
 from PIL import Image
 
 from flexvar import Pipeline
-from flexvar.config import parse
+from flexvar.build import build, component
+from flexvar.components import Facts
+from flexvar.config import ComponentSpec, parse
 from flexvar.training import ModelRecipe, TokenizerRecipe, train
 
 SMALL = {"channels": 8, "groups": 4, "channel_multipliers": [1, 1, 1], "blocks": 1,
@@ -90,3 +94,62 @@ def test_it_paints_and_scores_pictures(trained: Path) -> None:
     # 21 tokens of 32 bits each, near log 2 a bit in a model that has hardly learnt.
     assert -3 * 21 * 32 < float(scores.total_BN.mean()) < 0
     assert pipe.reconstruct(picture).size == (16, 16)
+
+
+def wide(bits: int) -> dict[str, Any]:
+    """A model whose bits are a small part of it, as in every real one."""
+    return {
+        "tokenizer": {**SMALL, "name": "bsq", "code_dim": bits, "channels": 32,
+                      "latent_channels": bits},
+        "backbone": {"name": "transformer", "depth": 3, "width": 192, "num_heads": 3},
+        "position": "rope2d",
+        "schedule": {"name": "explicit", "grids": [1, 2, 4, 8]},
+    }  # fmt: skip
+
+
+def training_step(bits: int) -> Callable[[], None]:
+    """Both stages: a step of the tokenizer, and one of the model with flipped bits."""
+    parts = build(wide(bits))
+    model, tokenizer = parts.model, parts.tokenizer
+    assert model is not None
+    layout = parts.schedule.grids(parts.schedule.layout.last)
+    objective = component(
+        "objective", ComponentSpec(name="corrupted"), Facts(2, bits, 192, 64, 1, bits)
+    )
+    images = torch.rand(2, 3, 32, 32) * 2 - 1
+    weights = [*model.parameters(), *tokenizer.parameters()]
+    optimiser = torch.optim.AdamW(weights, foreach=False)
+
+    def step() -> None:
+        seen = tokenizer(images, layout.grids)
+        loss = (seen.reconstructions[0] - images).abs().mean() + sum(seen.losses.values())
+        loss.backward()
+        with torch.no_grad():
+            latent = tokenizer.features(images)
+            pairs = objective.pairs(tokenizer, latent, layout, torch.Generator().manual_seed(0))
+        labels = model.conditioner.collate([0, None])
+        logits = model(labels, pairs.inputs_BLC, layout)
+        objective.loss(logits, pairs.targets).mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+
+    return step
+
+
+def generation(bits: int) -> Callable[[], None]:
+    pipe = Pipeline.from_config(wide(bits))
+
+    def step() -> None:
+        pipe([0, None], guidance=2.0, top_p=0.9, seed=0, output="tensor")
+
+    return step
+
+
+@pytest.mark.parametrize("made", [training_step, generation])
+def test_64_bits_take_the_memory_of_16(made: Callable[[int], Callable[[], None]]) -> None:
+    """2^64 of anything could not be there at all, and 2^16 numbers are 256 kB."""
+    found = {bits: allocated(made(bits)) for bits in (14, 16, 64)}
+    (fewer, _), (few, largest), (many, largest_of_many) = found.values()
+    assert few == pytest.approx(fewer, rel=0.02)  # 2^16 is four times 2^14
+    assert many == pytest.approx(few, rel=0.1)
+    assert largest_of_many <= 1.1 * largest

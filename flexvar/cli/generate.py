@@ -87,6 +87,10 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="Only say what memory it would take; nothing is loaded."),
+    ] = False,
     **sampling: Any,
 ) -> None:
     """Generate images of the given classes, or of words.
@@ -117,6 +121,10 @@ def generate(
         **sampling,
     }
     given = {name: value for name, value in given.items() if value is not None}
+    if dry_run:
+        _plan(model, num * max(1, len(label or prompt or ())), batch, device, dtype, preset, tile,
+              from_, given)  # fmt: skip
+        return
     options.check_out(out)
 
     from flexvar import images
@@ -197,6 +205,46 @@ def generate(
     count = f"{len(pictures)} image" + ("s" if len(pictures) > 1 else "")
     where = out / f"{begin:05d}.png" if len(pictures) == 1 else out
     say(f"{count} of {height}x{width} px in {where} (seed {given['seed']})")
+
+
+def _plan(
+    model: str | None,
+    count: int,
+    batch: int,
+    device: str,
+    dtype: str | None,
+    preset: str,
+    tile: int | None,
+    from_: Path | None,
+    given: dict[str, Any],
+) -> None:
+    """Say what memory a call takes."""
+    from flexvar.cli.output import tell
+    from flexvar.errors import FlexvarError
+    from flexvar.footprint import footprint
+    from flexvar.ops.precision import parse_device
+    from flexvar.pipeline import Pipeline
+
+    if model is None or from_ is not None:
+        raise FlexvarError("--dry-run: name a model, --model NAME, and no --from.")
+    pipe = Pipeline.without_weights(model, dtype=dtype or "fp32", preset=preset)
+    any_size = bool(given.pop("any_size", False))
+    negative = given.pop("negative", None) is not None
+    given.pop("seed", None)
+    layout = pipe.layout(given.pop("size", None), given.pop("steps", None), any_size=any_size)
+    found = footprint(
+        pipe,
+        layout,
+        given,
+        images=min(count, batch),
+        # On a CPU images are made one by one.
+        images_per_call=1 if parse_device(device).type == "cpu" else batch,
+        negative=negative,
+        tile=tile,
+        any_size=any_size,
+    )
+    for line in found.lines():
+        tell(line)
 
 
 def _values(

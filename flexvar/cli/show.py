@@ -15,15 +15,39 @@ def show(
     model: Annotated[
         str, typer.Argument(help="Checkpoint directory, bundled or released name, or hub id.")
     ],
+    size: Annotated[
+        str | None,
+        typer.Option(
+            help="Height x width in pixels; also say what memory pictures of this size take.",
+            show_default=False,
+        ),
+    ] = None,
+    batch: Annotated[int, typer.Option(min=1, help="With --size: pictures made at a time.")] = 1,
+    dtype: Annotated[str, typer.Option(help="With --size: fp32, bf16 or fp16.")] = "fp32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a model's parts, sizes, classes and presets, and the options its pictures depend on.
 
-    Example: flexvar show photos
+    No weights are read, and none downloaded: a released model need not be here. With --size it says
+    what memory weights, keys and values, logits, decoding and a text encoder take.
+
+    Example: flexvar show infinity-2b --size 1024x1024 --dtype bf16
     """
     from flexvar import Pipeline
 
-    facts = describe(Pipeline.from_pretrained(model), model)
+    pipe = Pipeline.without_weights(model, dtype=dtype)
+    facts = describe(pipe, model)
+    if size is not None:
+        from flexvar.cli import options
+        from flexvar.footprint import footprint
+
+        layout = pipe.layout(options.parse_size(size), warn=False)
+        found = footprint(pipe, layout, images=batch, images_per_call=batch)
+        facts["memory"] = found.report()
+        if not as_json:
+            for line in [*lines(facts), "", *found.lines()]:
+                tell(line)
+            return
     if as_json:
         import json
 
@@ -35,6 +59,7 @@ def show(
 
 def describe(pipe: Any, source: str) -> dict[str, Any]:
     """Everything that is shown, as plain values."""
+    from flexvar.components.conditioner import takes
     from flexvar.option_help import options_of
 
     config, space = pipe.config, pipe.tokenizer.space
@@ -64,6 +89,7 @@ def describe(pipe: Any, source: str) -> dict[str, Any]:
     facts["grids"] = [list(grid) for grid in layout]
     facts["tokens_per_image"] = layout.tokens
     facts["any_size"] = not pipe.known_layouts
+    facts["takes"] = takes(pipe.model.conditioner)
     facts["classes"] = config.model.num_classes
     facts["class_names"] = list(pipe.class_names or ())
     facts["presets"] = {
@@ -117,10 +143,17 @@ def lines(facts: dict[str, Any]) -> list[str]:
         "  takes other sizes and steps" if facts["any_size"] else "  takes this list of grids only"
     )
     names = facts["class_names"]
-    result += ["", f"Classes ({facts['classes']}, --label)"]
-    shown = ", ".join(names[:MOST_NAMES]) or f"0 to {facts['classes'] - 1}, without names"
+    if facts["takes"] == "prompt":
+        known = ", the names it was trained with among them" if names else ""
+        result += ["", f"Words (--prompt){known}"]
+    if facts["takes"] in ("label", None):
+        result += ["", f"Classes ({facts['classes']}, --label)"]
+        shown = ", ".join(names[:MOST_NAMES]) or f"0 to {facts['classes'] - 1}, without names"
+    else:
+        shown = ", ".join(names[:MOST_NAMES])
     more = len(names) - MOST_NAMES
-    result.append(f"  {shown}" + (f" and {more} more (--json has all)" if more > 0 else ""))
+    if shown:
+        result.append(f"  {shown}" + (f" and {more} more (--json has all)" if more > 0 else ""))
     result += ["", "Presets (--preset)"]
     for name, settings in facts["presets"].items():
         words = ", ".join(f"{key} {value}" for key, value in settings.items())

@@ -38,7 +38,7 @@ A whole third-party backbone, on `PrefixBackbone`::
 """
 
 from flexvar.components.backbone import Backbone, PrefixBackbone, PrefixConfig, PrefixState
-from flexvar.components.conditioner import Condition, Conditioner
+from flexvar.components.conditioner import Condition, Conditioner, FrozenEncoder
 from flexvar.components.converter import Converted, Converter, ReleasedState
 from flexvar.components.facts import Facts, TokenSpace
 from flexvar.components.implementation import Kernel
@@ -58,6 +58,7 @@ __all__ = [
     "Converted",
     "Converter",
     "Facts",
+    "FrozenEncoder",
     "Kernel",
     "Loss",
     "Objective",

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -29,6 +29,18 @@ class Condition:
     mask_BT: Tensor | None = None
 
 
+class FrozenEncoder(NamedTuple):
+    """A network that features come from and that is no part of a checkpoint.
+
+    source: its name or directory. size: bytes of its weights in memory; None if that cannot be
+    told here. released: whether they are given back before the model runs.
+    """
+
+    source: str
+    size: int | None
+    released: bool
+
+
 @runtime_checkable
 class Conditioner(Protocol):
     """What an image is to be of -> `Condition`. An ``nn.Module``.
@@ -45,7 +57,8 @@ class Conditioner(Protocol):
     kind is told so; without it anything goes to ``collate``. ``state_name``, the name of its
     weights in a checkpoint, "conditioner" unless given. ``initialise()``, called once when a model
     is made with fresh weights. ``settled(config, facts)``, a class method: the options with
-    everything that a checkpoint has to record filled in. ``contract_values``, two values - or a
+    everything that a checkpoint has to record filled in. ``encoder()``, the `FrozenEncoder` that it
+    has beside its weights, or None, for plans of memory. ``contract_values``, two values - or a
     function of the ``Config`` that gives them - to try it with, for one that takes neither labels
     nor words.
     """

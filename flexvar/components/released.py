@@ -17,8 +17,9 @@ and in the plugin's manifest::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from flexvar.components.converter import Part
 
@@ -48,7 +49,8 @@ class ReleasedModel:
 
     license: of the weights, as their owners say. source: the public text that names the files.
     class_names: gives one name per class; called when the model is converted. converter, options:
-    as of `flexvar convert`, where the files alone do not say it.
+    as of `flexvar convert`, where the files alone do not say it. config: gives what ``config.json``
+    of the checkpoint will hold, so that `flexvar show` can tell of a model that is not here.
     """
 
     files: tuple[ReleasedFile, ...]
@@ -57,3 +59,4 @@ class ReleasedModel:
     class_names: Callable[[], Sequence[str]] | None = None
     converter: str | None = None
     options: tuple[str, ...] = ()
+    config: Callable[[], Mapping[str, Any]] | None = None

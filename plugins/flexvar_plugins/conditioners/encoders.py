@@ -173,6 +173,31 @@ def hidden_states(source: str, dtype: str, text: str, most: int) -> tuple[Tensor
     return _hidden_states(source, dtype).encode(text, most)
 
 
+# Weights of encoders that released models name, for plans where their files are not: flan-t5-xl has
+# 32,128 tokens, 24 blocks, 2048 channels, 32 heads of 64 and gated layers of 5120.
+KNOWN_WEIGHTS = {"google/flan-t5-xl": 1_223_527_424}
+
+
+@cache
+def weights_of(source: str) -> int | None:
+    """How many weights a text encoder of transformers has; None where its config is not here."""
+    if find_spec("transformers") is None:
+        return KNOWN_WEIGHTS.get(source)
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(source, local_files_only=True)
+        kind: Any = transformers.AutoModel
+        with torch.device("meta"):
+            model = kind.from_config(config)
+    except Exception:  # whatever its files hold
+        return KNOWN_WEIGHTS.get(source)
+    if getattr(config, "is_encoder_decoder", False):
+        model = model.get_encoder()
+    model = getattr(model, "text_model", model)
+    return sum(one.numel() for one in model.parameters())
+
+
 def release() -> None:
     """Give the memory of the encoders of `hidden_states` back; what they encoded is kept."""
     _hidden_states.cache_clear()

@@ -12,6 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from flexvar import ComponentConfig, Condition, Facts, FlexvarError
+from flexvar.components import FrozenEncoder
 from flexvar.ops.linear import Linear
 from flexvar_plugins.conditioners import encoders, prompts
 from flexvar_plugins.conditioners.encoders import EncoderName, MissingEncoderError
@@ -186,6 +187,14 @@ class TextConditioner(nn.Module):
         """
         found = [self._features(value) for value in values]
         return prompts.stacked(found, self.config.max_tokens, self.channels)
+
+    def encoder(self) -> FrozenEncoder | None:
+        """The text encoder, in fp32 and kept, if words are read by a network."""
+        config = self.config
+        if config.encoder != "hf" or config.source is None:
+            return None
+        count = encoders.weights_of(config.source)
+        return FrozenEncoder(config.source, None if count is None else 4 * count, False)
 
     def null(self, inputs: Inputs) -> Inputs:
         """No words in any row."""

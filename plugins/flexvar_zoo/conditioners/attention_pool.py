@@ -14,6 +14,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from flexvar import ComponentConfig, Condition, Facts, FlexvarError
+from flexvar.components import FrozenEncoder
 from flexvar.ops.linear import Linear
 
 Inputs = tuple[Tensor, Tensor, Tensor]
@@ -139,6 +140,15 @@ class AttentionPoolConditioner(nn.Module):
         null_B = ~mask_BT[:, 0]
         mask_BT[:, 0] = True
         return features_BTC, mask_BT, null_B
+
+    def encoder(self) -> FrozenEncoder | None:
+        """The text encoder, if words are read by one."""
+        config = self.config
+        if config.encoder != "hf" or config.source is None:
+            return None
+        count = encoders.weights_of(config.source)
+        size = None if count is None else count * getattr(torch, config.dtype).itemsize
+        return FrozenEncoder(config.source, size, config.release)
 
     def null(self, inputs: Inputs) -> Inputs:
         """No condition in any row, as long as what is there."""

@@ -109,10 +109,7 @@ class InfinityConverter:
             return Converted({"tokenizer": spec}, tokenizer_weights)
         spec["patchify"] = self._patchify(spec["code_dim"], tokenizer, model)
         description, weights = self._model(model)
-        count = STEPS[PIXELS.index(self.config.pixels)]
-        stride = 2 ** (levels - 1) * spec["patchify"]
-        sizes = [(row[count - 1].h * stride, row[count - 1].w * stride) for row in LISTS]
-        trained = {"size": sizes[0], "steps": (count, count), "other_sizes": sizes[1:]}
+        trained = trained_on(self.config.pixels, 2 ** (levels - 1) * spec["patchify"])
         config = {"tokenizer": spec, **description}
         return Converted(config, tokenizer_weights, weights, PRESETS, trained)
 
@@ -141,30 +138,19 @@ class InfinityConverter:
         heads = state[f"{first}sa.scale_mul_1H11"].shape[1]
         longest, channels = state["cfg_uncond"].shape
         source = self.config.text_encoder or (T5 if channels == T5_CHANNELS else None)
-        config = {
-            "backbone": {
-                "name": "transformer",
-                "depth": chunks * per_chunk,
-                "width": width,
-                "num_heads": heads,
-                "mlp_ratio": state[f"{first}ffn.fc1.weight"].shape[0] / width,
-                "shared_modulation": "shared_ada_lin.1.weight" in state,
-                "cross_attention": True,
-                "cross_norm": True,
-                "levels": len(state["lvl_embed.weight"]),
-                "level_every": per_chunk if self.config.level_every_chunk else None,
-            },
-            "position": {"name": "rope2d"},
-            "schedule": {"name": "aspect_lists"},
-            "conditioner": {
-                "name": "attention_pool",
-                "encoder": "hf" if source else "embeddings",
-                **({"source": source} if source else {}),
-                "channels": channels,
-                "max_tokens": longest,
-                "pool_heads": state["text_proj_for_sos.ca.mat_q"].shape[1],
-            },
-        }
+        config = described(
+            width=width,
+            depth=chunks * per_chunk,
+            heads=heads,
+            mlp_ratio=state[f"{first}ffn.fc1.weight"].shape[0] / width,
+            shared="shared_ada_lin.1.weight" in state,
+            levels=len(state["lvl_embed.weight"]),
+            level_every=per_chunk if self.config.level_every_chunk else None,
+            source=source,
+            channels=channels,
+            longest=longest,
+            pool_heads=state["text_proj_for_sos.ca.mat_q"].shape[1],
+        )
         weights: State = {}
         for name, tensor in state.items():
             if name in IGNORED or name.endswith("zero_k_bias"):
@@ -172,6 +158,54 @@ class InfinityConverter:
             new = flexvar_name(name, per_chunk)
             weights[new] = shaped(new, tensor, heads)
         return config, weights
+
+
+def described(
+    *,
+    width: int,
+    depth: int,
+    heads: int,
+    source: str | None = T5,
+    channels: int = T5_CHANNELS,
+    longest: int = 512,
+    pool_heads: int = 16,
+    mlp_ratio: float = 4,
+    shared: bool = True,
+    levels: int = 15,
+    level_every: int | None = None,
+) -> dict[str, Any]:
+    """Components of a transformer; what is not given is as in the released ones."""
+    return {
+        "backbone": {
+            "name": "transformer",
+            "depth": depth,
+            "width": width,
+            "num_heads": heads,
+            "mlp_ratio": mlp_ratio,
+            "shared_modulation": shared,
+            "cross_attention": True,
+            "cross_norm": True,
+            "levels": levels,
+            "level_every": level_every,
+        },
+        "position": {"name": "rope2d"},
+        "schedule": {"name": "aspect_lists"},
+        "conditioner": {
+            "name": "attention_pool",
+            "encoder": "hf" if source else "embeddings",
+            **({"source": source} if source else {}),
+            "channels": channels,
+            "max_tokens": longest,
+            "pool_heads": pool_heads,
+        },
+    }
+
+
+def trained_on(pixels: str, stride: int) -> dict[str, Any]:
+    """Sizes and steps of training, of a stride in pixels of the model's tokens."""
+    count = STEPS[PIXELS.index(pixels)]
+    sizes = [(row[count - 1].h * stride, row[count - 1].w * stride) for row in LISTS]
+    return {"size": sizes[0], "steps": (count, count), "other_sizes": sizes[1:]}
 
 
 def flexvar_name(name: str, per_chunk: int) -> str:
