@@ -9,6 +9,7 @@ from flexvar.text import printable
 # A message is for a person: of a longer one the beginning and the end are enough.
 LONGEST_MESSAGE = 4000
 LONGEST_VALUE = 200
+_NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 class FlexvarError(ValueError):
@@ -33,6 +34,14 @@ class PluginError(FlexvarError):
 
 class KeywordError(FlexvarError, TypeError):
     """A keyword that a call does not have; a `TypeError` too, as Python's own would be."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on whatever device; torch says so in several ways."""
+    if isinstance(error, MemoryError):
+        return True
+    text = str(error).lower() if isinstance(error, RuntimeError) else ""
+    return any(sign in text for sign in _NO_MEMORY)
 
 
 def one_line(text: object) -> str:

@@ -103,6 +103,8 @@ def check_keywords(
 
 
 # Keywords of calls that are whole numbers.
+# Of all scales; the last grid of a picture of 16,384 px at a stride of 8.
+MOST_TOKENS = 2**22
 _COUNTS = ("num", "images_per_call", "tile", "feather", "max_side")
 
 
@@ -280,16 +282,18 @@ def outside_training(
 ) -> dict[str, str]:
     """What there is to warn of, by topic: a size or number of steps the model never met.
 
-    asked: of "size" and "steps", what was said; a default never warns.
+    asked: of "size" and "steps", what was said; a default never warns, nor does a size with
+    sides of half to twice those of training.
     """
     if trained is None:
         return {}
     found = {}
     height, width = (side * stride for side in layout.last)
     known = (trained.size, *(trained.other_sizes or ()))
-    if "size" in asked and (height, width) not in known:
+    near = any(h <= 2 * height <= 4 * h and w <= 2 * width <= 4 * w for h, w in known)
+    if "size" in asked and not near:
         found["size"] = (
-            f"{height}x{width} px is outside the size this model was trained at, "
+            f"{height}x{width} px is far from the size this model was trained at, "
             f"{trained.size[0]}x{trained.size[1]}; quality falls with the distance, and "
             "wavy textures appear from about three times the side on."
         )
@@ -300,6 +304,16 @@ def outside_training(
             "model was trained with."
         )
     return found
+
+
+def check_tokens(layout: Layout, stride: int) -> None:
+    """Raise `FlexvarError` for a layout that no memory holds, before anything is made for it."""
+    if layout.tokens > MOST_TOKENS:
+        height, width = (side * stride for side in layout.last)
+        raise FlexvarError(
+            f"size {height}x{width}: its {len(layout)} steps have {layout.tokens:,} tokens; at "
+            f"most {MOST_TOKENS:,} can be. Choose a smaller size."
+        )
 
 
 def warn(message: str) -> None:

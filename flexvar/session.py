@@ -572,6 +572,7 @@ class Session:
             schedule=resolve.any_layout(schedule) if any_size else schedule,
             stride=stride,
         )
+        resolve.check_tokens(layout, stride)
         if warn:
             given = {"size": size, "steps": steps}
             asked = [name for name, value in given.items() if value is not None]

@@ -13,6 +13,8 @@ from helpers import GOLDEN
 from PIL import Image
 from safetensors.torch import load_file
 
+from flexvar import Pipeline
+from flexvar.cli import main
 from flexvar.images import read_settings
 
 SHELL = [sys.executable, "-m", "flexvar"]
@@ -96,6 +98,29 @@ def test_bad_input(tiny_dir, tmp_path, arguments, message):
     done = run("generate", "--model", tiny_dir, "--out", tmp_path / "x", *arguments, code=2)
     assert message in done.stderr
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 640.00 GiB."),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+    ],
+)
+def test_memory_that_runs_out_is_a_message(tiny_dir, tmp_path, error, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(Pipeline, "__call__", fail)
+    command = ["generate", "--model", str(tiny_dir), "--label", "cat", "--out", str(tmp_path)]
+    with pytest.raises(SystemExit) as end:
+        main(command)
+    assert end.value.code == 2
+    assert "Error: memory ran out (" in capsys.readouterr().err
+    monkeypatch.setattr(Pipeline, "__call__", lambda *_, **__: 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # a fault of ours keeps its traceback
+        main(command)
 
 
 def test_unknown_options_and_commands():

@@ -155,6 +155,11 @@ def test_settings_travel_in_the_file_and_make_the_image_again(tiny, tmp_path):
     assert not list((tmp_path / "new" / "folder").glob("*.tmp"))
 
 
+def test_a_size_that_no_memory_holds_is_refused_at_once(tiny):
+    with pytest.raises(FlexvarError, match=r"size 1000000x1000000: .* at most 4,194,304 can be"):
+        tiny([0], size=1_000_000)
+
+
 def test_a_trained_size_warns_once_outside(tiny_dir, tmp_path):
     import shutil
 
@@ -170,11 +175,12 @@ def test_a_trained_size_warns_once_outside(tiny_dir, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pipe([0], seed=0)
-    with pytest.warns(UserWarning, match="32x32 px is outside the size this model was trained at"):
-        pipe([0], size=32, steps=4, seed=0)
+        pipe([0], size=(8, 32), steps=4, seed=0)  # twice or half a side is near
+    with pytest.warns(UserWarning, match="48x48 px is far from the size this model was trained at"):
+        pipe([0], size=48, steps=4, seed=0)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pipe([0], size=32, steps=4, seed=0)
+        pipe([0], size=48, steps=4, seed=0)
 
 
 def test_bf16_holds_the_weights_and_keeps_the_codebook():

@@ -15,19 +15,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from benchmarks import suites
 from benchmarks.harness import record, roofline
 from benchmarks.harness.load import Load
 from benchmarks.harness.suite import Case, Options, Red
-from flexvar.errors import FlexvarError
+from flexvar.errors import FlexvarError, is_out_of_memory
 from flexvar.files import whole_file
 from flexvar.ops.memory import keep_freed_memory
 
 # Keys of the figures that become the row's own.
 LIFTED = ("parity", "implementation")
-NO_MEMORY = ("out of memory", "can't allocate memory", "not enough memory")
 
 
 def find(suite: str, name: str, options: Options) -> Case:
@@ -56,11 +53,8 @@ def execute(case: Case) -> dict[str, Any]:
             row["parity"] = red.parity
     except Exception as error:
         text = str(error).strip()
-        memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-            sign in text.lower() for sign in NO_MEMORY
-        )
         first = text.splitlines()[0] if text else "no message"
-        what = "out of memory" if memory else type(error).__name__
+        what = "out of memory" if is_out_of_memory(error) else type(error).__name__
         row |= {"status": "failed", "reason": f"{what}: {first}", "at": _where(error)}
         traceback.print_exc()
     row["seconds"] = round(time.perf_counter() - start, 2)

@@ -27,7 +27,7 @@ from flexvar.cli.sampling import with_sampler
 from flexvar.cli.show import show
 from flexvar.cli.train import train
 from flexvar.cli.web import web
-from flexvar.errors import FlexvarError
+from flexvar.errors import FlexvarError, cut, is_out_of_memory, one_line
 from flexvar.text import printable
 
 # Those that generate, and so have the options of a sampler.
@@ -105,6 +105,16 @@ def main(arguments: list[str] | None = None) -> Any:
         sys.exit(2)
     except FlexvarError as error:
         _say(f"Error: {error}", typer.colors.RED)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        why = one_line(cut(str(error), 300)) or "no more is said"
+        _say(
+            f"Error: memory ran out ({why}). Ask for less at once: a smaller --size, --batch or "
+            "batch_size, fewer processes, or --dtype bf16.",
+            typer.colors.RED,
+        )
         sys.exit(2)
 
 

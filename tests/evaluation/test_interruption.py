@@ -126,14 +126,19 @@ def test_the_command_says_how_to_go_on_and_goes_on(
         text=True,
         start_new_session=True,
     )
-    until = time.monotonic() + 240
-    while not any((out / "images").glob("*.png")) and time.monotonic() < until:
-        assert process.poll() is None, process.communicate()[0]
-        time.sleep(0.1)
-    for one in WAYS[way]:
-        os.killpg(process.pid, one)
-        time.sleep(0.02)
-    said, _ = process.communicate(timeout=120)
+    until = time.monotonic() + 500
+    try:
+        while not any((out / "images").glob("*.png")) and time.monotonic() < until:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.1)
+        for one in WAYS[way]:
+            os.killpg(process.pid, one)
+            time.sleep(0.02)
+        said, _ = process.communicate(timeout=400)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == (
         "Stopped; the images made so far are kept. The same command goes on."
