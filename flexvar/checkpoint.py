@@ -89,6 +89,8 @@ def save(
     Raises `CheckpointError`, before anything is written, for parts that the config does not
     describe.
     """
+    if not isinstance(directory, str | os.PathLike):
+        raise CheckpointError(f"directory: got {shown(directory)}; expected a path.")
     directory = Path(directory)
     known = registry or default_registry()
     found = distributions.required(config.model, config.presets.values(), known)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from difflib import get_close_matches
 from importlib import resources
@@ -36,6 +37,10 @@ def locate(
     no model of that name. revision: of a hub id alone, a branch, tag or commit.
     Raises `CheckpointError` where there is none.
     """
+    if not isinstance(source, str | os.PathLike):
+        raise CheckpointError(
+            f"model: got {shown(source)}; expected a directory, a bundled name or a hub id."
+        )
     path, text = Path(source).expanduser(), str(source)
     folder = _folder(path, text)
     is_id = re.fullmatch(_ID, text) is not None and ".." not in text and not _looks_local(text)

@@ -102,9 +102,9 @@ def check_keywords(
             )
 
 
+# Pixels of a side, and tokens of all scales, beyond which nothing is begun.
+MOST_SIDE, MOST_TOKENS = 2**20, 2**22
 # Keywords of calls that are whole numbers.
-# Of all scales; the last grid of a picture of 16,384 px at a stride of 8.
-MOST_TOKENS = 2**22
 _COUNTS = ("num", "images_per_call", "tile", "feather", "max_side")
 
 
@@ -136,6 +136,10 @@ def sides(size: Any) -> tuple[int, int] | None:
     if len(listed) != 2:
         raise FlexvarError(f"size: got {shown(size)}; expected a number or (height, width).")
     height, width = (whole("size", side) for side in listed)
+    if max(height, width) > MOST_SIDE:
+        raise FlexvarError(
+            f"size: got {shown(size)}; expected at most {MOST_SIDE:,} pixels a side."
+        )
     return height, width
 
 
@@ -144,6 +148,8 @@ def preset(config: CheckpointConfig, name: str, registry: Registry) -> SamplerCh
 
     Raises `FlexvarError` if there is none of the name, or its sampler or options are not known.
     """
+    if not isinstance(name, str):
+        raise FlexvarError(f"preset: got {shown(name)}; expected a name.")
     if name in config.presets:
         return of_spec(config.presets[name], registry, path=f"presets.{name}")
     if name == "default":

@@ -18,7 +18,7 @@ from flexvar.components import PositionEmbedding, Predictor, Sampler, Tokenizer
 from flexvar.components.conditioner import each, takes
 from flexvar.components.sampler import models_of
 from flexvar.config import ComponentConfig, ModelConfig, load_yaml, parse
-from flexvar.errors import FlexvarError
+from flexvar.errors import FlexvarError, shown
 from flexvar.generation import choice
 from flexvar.generation.choice import SamplerChoice
 from flexvar.generation.known import Known
@@ -412,6 +412,10 @@ class Session:
         if output not in ("pil", "tensor"):
             raise FlexvarError(f"output: got {output!r}; expected 'pil' or 'tensor'.")
         on_scale = options.get("on_scale")
+        if on_scale is not None and not callable(on_scale):
+            raise FlexvarError(
+                f"on_scale: got {shown(on_scale)}; expected a function of step, latent and maps."
+            )
         chosen = self.chosen(options)
         sampler = chosen.build(self.model.facts)
         keys = resolve.image_keys(options.get("seed"), len(values), options.get("first_index", 0))

@@ -65,7 +65,7 @@ def test_convert_then_generate(tmp_path):
     assert "depth 2, width 64, num_heads 2" in done.stdout
     done = run("generate", "--model", tmp_path / "out", "--label", 3, "--size", "64x96", "--steps",
                4, "--preset", "released", "--out", tmp_path / "pictures")  # fmt: skip
-    assert "Warning: 64x96 px is outside" in done.stderr
+    assert "Warning: 64x96 px is far from" in done.stderr
     assert read_settings(tmp_path / "pictures" / "00000.png")["guidance"] == 2.5
 
 

@@ -92,6 +92,10 @@ def _read_image(source: Any, max_side: int) -> tuple[Tensor, Stored | None]:
 
 def _from_tensor(source: Tensor, max_side: int) -> Tensor:
     shape = tuple(source.shape)
+    if source.is_meta:
+        raise FlexvarError(
+            f"image: got a tensor of {shape} on the meta device, which has no values."
+        )
     many = source[None] if source.ndim in (2, 3) else source
     if source.ndim == 2:
         many = many[None]

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from flexvar.build import choose
 from flexvar.components import Facts, Sampler
 from flexvar.config import ComponentConfig, SamplerSpec, parse
-from flexvar.errors import FlexvarError
+from flexvar.errors import FlexvarError, shown
 from flexvar.plugin import Registry
 
 Wanted = str | Mapping[str, Any] | SamplerSpec | ComponentConfig
@@ -75,15 +75,15 @@ def spec_of(wanted: Any, what: str) -> SamplerSpec:
     """A sampler's name and options, of a name, a mapping, a spec or options of ``standard``."""
     if not isinstance(wanted, str | Mapping | SamplerSpec | ComponentConfig):
         raise FlexvarError(
-            f"{what}: got {wanted!r}; expected a sampler's name, or a mapping with its name and "
-            "options."
+            f"{what}: got {shown(wanted)}; expected a sampler's name, or a mapping with its name "
+            "and options."
         )
     try:
         return SamplerSpec.model_validate(dict(wanted) if isinstance(wanted, Mapping) else wanted)
     except ValidationError:
         raise FlexvarError(
-            f"{what}: got {wanted!r}; expected a sampler's name, or a mapping with its name and "
-            "options."
+            f"{what}: got {shown(wanted)}; expected a sampler's name, or a mapping with its name "
+            "and options."
         ) from None
 
 

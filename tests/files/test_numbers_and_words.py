@@ -205,3 +205,45 @@ def test_the_repr_of_a_pipeline_is_a_few_lines(tiny, tiny_dir):
     assert 5 < len(lines) < 14
     assert lines[0] == f"Pipeline({tiny_dir}, cpu, float32)"
     assert "backbone   transformer: depth 2, width 64, num_heads 2" in repr(tiny)
+
+
+class Unspeakable:
+    def __repr__(self):
+        raise RuntimeError("no words")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"size": 10**400}, "expected at most 1,048,576 pixels a side"),
+        (
+            {"temperature": 1e-300},
+            "temperature: got 1e-300; expected greater than or equal to 0.000001",
+        ),
+        ({"guidance": 1e30}, "guidance: got 1e.30; expected less than or equal to 1000000"),
+        ({"sampler": Unspeakable()}, "sampler: got .*Unspeakable.*; expected a sampler's name"),
+        ({"preset": ["x"]}, "preset: got ..x..; expected a name"),
+        ({"on_scale": 5}, "on_scale: got 5; expected a function"),
+    ],
+)
+def test_values_that_no_call_can_take(tiny, options, message):
+    with pytest.raises(FlexvarError, match=message):
+        tiny([0], seed=0, **{"size": 16, **options})
+
+
+@pytest.mark.parametrize("value", [5, None, b"x", ["tiny"]])
+def test_what_is_no_path_is_no_checkpoint(tiny, value):
+    with pytest.raises(FlexvarError, match="got .*; expected a directory"):
+        Pipeline.from_pretrained(value)
+    with pytest.raises(FlexvarError, match="got .*; expected a path"):
+        tiny.save_pretrained(value)
+
+
+def test_a_tensor_without_values_is_no_picture(tiny):
+    with pytest.raises(FlexvarError, match="on the meta device"):
+        tiny.reconstruct(torch.empty(3, 16, 16, device="meta"))
+
+
+def test_the_widest_settings_that_are_taken_draw_tokens(tiny):
+    for temperature in (1e-6, 1e6):
+        assert tiny([0], seed=0, size=16, guidance=1e6, temperature=temperature).images

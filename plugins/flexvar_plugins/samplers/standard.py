@@ -24,6 +24,7 @@ class StandardConfig(ComponentConfig):
     guidance: float = Field(
         default=2.0,
         ge=0,
+        le=1e6,
         allow_inf_nan=False,
         description="Classifier-free guidance; off is 0 for the ramps, 1 for constant.",
     )
@@ -31,8 +32,9 @@ class StandardConfig(ComponentConfig):
         default="ramp",
         description="How guidance grows over the scales: ramp (VAR), ramp10 (FlexVAR), constant.",
     )
+    # Within these bounds no logit leaves the range of fp32, beyond which no token could be drawn.
     temperature: float = Field(
-        default=1.0, gt=0, allow_inf_nan=False, description="Divides the logits."
+        default=1.0, ge=1e-6, le=1e6, allow_inf_nan=False, description="Divides the logits."
     )
     top_k: int = Field(
         default=0, ge=0, description="Likeliest tokens kept; 0 is all, 1 the likeliest alone."
