@@ -18,6 +18,7 @@ from flexvar.data.sources import Raw
 from flexvar.data.stream import PictureStream
 from flexvar.data.workers import serve, signals_held
 from flexvar.errors import FlexvarError
+from flexvar.ops.precision import send
 
 Requests = Sequence[Key | RawRequest]
 # Pictures of a stream to choose a replacement from, should one not be readable.
@@ -36,7 +37,7 @@ class Batch(NamedTuple):
 
     def to(self, device: torch.device) -> Batch:
         """The same with the pictures on a device; what they are of stays on the host."""
-        return self._replace(images_B3HW=self.images_B3HW.to(device))
+        return self._replace(images_B3HW=send(self.images_B3HW, device))
 
 
 def batches(

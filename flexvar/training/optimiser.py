@@ -24,9 +24,16 @@ def decays(name: str, parameter: Tensor) -> bool:
 
 
 def adamw(
-    module: nn.Module, config: OptimiserConfig, learning_rate: float | None = None
+    module: nn.Module,
+    config: OptimiserConfig,
+    learning_rate: float | None = None,
+    *,
+    fused: bool = False,
 ) -> torch.optim.AdamW:
-    """AdamW over a module's trainable parameters, in a group with and one without decay."""
+    """AdamW over a module's trainable parameters, in a group with and one without decay.
+
+    fused: a step is a few launches that read and write everything once, for a GPU.
+    """
     named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     groups = [
         {
@@ -36,7 +43,18 @@ def adamw(
         {"params": [p for name, p in named if not decays(name, p)], "weight_decay": 0.0},
     ]
     rate = config.learning_rate if learning_rate is None else learning_rate
-    return torch.optim.AdamW([g for g in groups if g["params"]], lr=rate, betas=config.betas)
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]], lr=rate, betas=config.betas, fused=fused or None
+    )
+
+
+def keep_fused(optimiser: torch.optim.Optimizer, *, fused: bool) -> None:
+    """Let a step be done as here, whatever the machine did whose state was just taken over."""
+    for group in optimiser.param_groups:
+        group["fused"] = fused or None
+    for parameter, state in optimiser.state.items():
+        if isinstance(count := state.get("step"), Tensor):
+            state["step"] = count.to(parameter.device if fused else "cpu")
 
 
 def peak_rate(config: OptimiserConfig, images_per_step: int) -> float:

@@ -209,9 +209,11 @@ class ModelRecipe(TrainRecipe):
     `flexvar.ModelConfig`. training_schedule: the lists of grids to train on; new random ones every
     step with ``random``. objective: what the model is trained to do. condition_dropout: odds that
     an image is trained on without its label or caption. activation_checkpointing: recompute the
-    backbone's blocks in the backward pass. cache: see `CacheConfig`. presets: named sampling
-    settings of the checkpoint; ``default`` is also what the sample grids take. sample_labels,
-    sample_prompts: what those are of. samples_per_label: pictures of each there.
+    backbone's blocks in the backward pass. encoder_precision: what the tokenizer encodes pictures
+    in; in bf16 it is faster on a GPU, and the run says how many tokens stay the same. cache: see
+    `CacheConfig`. presets: named sampling settings of the checkpoint; ``default`` is also what the
+    sample grids take. sample_labels, sample_prompts: what those are of. samples_per_label: pictures
+    of each there.
     coarse: share of the steps whose list ends early, at one of its coarser grids: cheap steps, in
     which a model learns what a picture is of; only for tokenizers whose scales are whole pictures.
 
@@ -231,6 +233,7 @@ class ModelRecipe(TrainRecipe):
     condition_dropout: float = Field(default=0.1, ge=0, lt=1)
     coarse: float = Field(default=0.0, ge=0, lt=1)
     activation_checkpointing: bool = False
+    encoder_precision: Literal["fp32", "bf16"] = "fp32"
     cache: CacheConfig | None = None
     presets: dict[str, SamplerSpec] = Field(default_factory=dict)
     sample_labels: tuple[int, ...] | None = None

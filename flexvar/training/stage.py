@@ -25,7 +25,7 @@ from flexvar.data import Batch, Dataset, batches, open_data, ordered_batches
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid
 from flexvar.pipeline import Pipeline
-from flexvar.training.optimiser import Ema, adamw, load_tensors
+from flexvar.training.optimiser import Ema, adamw, keep_fused, load_tensors
 from flexvar.training.recipe import OptimiserConfig, TrainRecipe
 from flexvar.training.sharding import shard, sharding_asked
 
@@ -38,21 +38,24 @@ class Player:
     """A module that is trained, with its optimiser.
 
     module: as accelerate wrapped it, once prepared. config: of the optimiser. peak: the peak
-    learning rate. active: whether it took part in this step.
+    learning rate. active: whether it took part in this step. fused: whether the optimiser's step is
+    a few launches, as on a GPU.
     """
 
     module: nn.Module
     config: OptimiserConfig
     peak: float
     active: bool = True
+    fused: bool = False
 
     def prepare(self, accelerator: Accelerator) -> None:
         """Wrap for the devices and processes there are, and make the optimiser."""
+        self.fused = accelerator.device.type == "cuda"
         if sharding_asked() and accelerator.num_processes > 1:
             shard(self.module, accelerator)
-            self.optimiser = adamw(self.module, self.config)
+            self.optimiser = adamw(self.module, self.config, fused=self.fused)
             return
-        optimiser = adamw(self.module, self.config)
+        optimiser = adamw(self.module, self.config, fused=self.fused)
         self.module, self.optimiser = accelerator.prepare(self.module, optimiser)
 
     @property
@@ -78,6 +81,7 @@ class Player:
         load_tensors(bare.state_dict(), state["weights"])
         options = StateDictOptions(full_state_dict=True)
         set_optimizer_state_dict(bare, self.raw_optimiser, state["optimiser"], options=options)
+        keep_fused(self.raw_optimiser, fused=self.fused)
 
 
 @dataclass

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from flexvar.build import build
-from flexvar.training.optimiser import Ema, adamw, decays, peak_rate, rate_factor
+from flexvar.training.optimiser import Ema, adamw, decays, keep_fused, peak_rate, rate_factor
 from flexvar.training.recipe import OptimiserConfig
 
 from .conftest import CNN
@@ -72,3 +72,28 @@ def test_averaged_weights() -> None:
     for step in range(200, 203):
         ema.update(module, step)
     torch.testing.assert_close(ema.weights["weight"], torch.full((2, 2), 1 - 0.1 * 0.9**3))
+
+
+def test_a_fused_step_is_the_plain_one_and_each_goes_on_from_the_other() -> None:
+    """A run that began on a GPU goes on without one, and the other way round."""
+    torch.manual_seed(0)
+    layers = {fused: nn.Linear(3, 3) for fused in (False, True)}
+    layers[True].load_state_dict(layers[False].state_dict())
+    optimisers = {
+        fused: adamw(layer, OptimiserConfig(), fused=fused) for fused, layer in layers.items()
+    }
+    for turn in range(4):
+        x = torch.randn(5, 3)
+        for fused, layer in layers.items():
+            optimisers[fused].zero_grad()
+            layer(x).square().sum().backward()
+            optimisers[fused].step()
+        torch.testing.assert_close(layers[True].weight, layers[False].weight)
+        if turn == 1:
+            states = {fused: one.state_dict() for fused, one in optimisers.items()}
+            for fused, one in optimisers.items():
+                one.load_state_dict(states[not fused])
+                keep_fused(one, fused=fused)
+    for fused, one in optimisers.items():
+        assert [bool(group["fused"]) for group in one.param_groups] == [fused] * 2
+        assert {int(state["step"]) for state in one.state.values()} == {4}

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from flexvar.components import Facts, TokenizerOutput
 from flexvar.config import ComponentConfig
 from flexvar.layout import Grid, Layout
+from flexvar.ops.precision import exact_convolutions
 from flexvar_plugins.tokenizers.cnn import CnnConfig, Decoder, Encoder, check_image
 from flexvar_plugins.tokenizers.codebook import Codebook
 from flexvar_plugins.tokenizers.tiles import decode_in_tiles
@@ -83,7 +84,8 @@ class CnnTokenizer(nn.Module):
         Raises `FlexvarError` if a side is no multiple of the stride.
         """
         check_image(image_B3HW, self.space.stride)
-        return self.to_code(self.encoder(image_B3HW.to(self.dtype))).float()
+        with exact_convolutions():
+            return self.to_code(self.encoder(image_B3HW.to(self.dtype))).float()
 
     def encode(self, image_B3HW: Tensor, layout: Layout) -> tuple[Tensor, ...]:
         """One (B,h,w) int64 map of code indices per grid of the layout."""

@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-# Distances of one chunk of vectors to all codes, in numbers: 16 MB in fp32.
-CHUNK_NUMBERS = 2**22
+# Distances of one chunk of vectors to all codes, in numbers: 16 MB in fp32 on a CPU, whose cache
+# they should fit; 256 MB elsewhere, where every chunk is launches.
+CHUNK_NUMBERS, CHUNK_NUMBERS_GPU = 2**22, 2**26
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,9 @@ class Codebook(nn.Module):
         codes_VC = self.codes_VC
         vectors_NC = rearrange(self.comparable(latent_BChw), "B C h w -> (B h w) C")
         squares_V = codes_VC.square().sum(dim=1)
-        rows = max(1, CHUNK_NUMBERS // codes_VC.shape[0])
+        on_cpu = codes_VC.device.type == "cpu"
+        numbers = CHUNK_NUMBERS if on_cpu else CHUNK_NUMBERS_GPU
+        rows = max(1, numbers // codes_VC.shape[0])
         parts = []
         # Autocast would make the product in half precision, where near codes are all alike.
         with torch.autocast(codes_VC.device.type, enabled=False):
