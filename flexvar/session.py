@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -19,16 +20,17 @@ from flexvar.components.conditioner import each, takes
 from flexvar.components.sampler import models_of
 from flexvar.config import ComponentConfig, ModelConfig, load_yaml, parse
 from flexvar.errors import FlexvarError, shown
-from flexvar.generation import choice
+from flexvar.generation import choice, engine
 from flexvar.generation.choice import SamplerChoice
+from flexvar.generation.graphs import Graphs
 from flexvar.generation.known import Known
-from flexvar.generation.loop import Generated, OnScale, generate
+from flexvar.generation.loop import Engine, Generated, OnScale, generate
 from flexvar.generation.seeds import generators
 from flexvar.layout import Grid, Layout
 from flexvar.locate import config_of, locate
 from flexvar.model import NextScaleModel
 from flexvar.ops import tiled_decode
-from flexvar.ops.precision import DTYPES, parse_device, parse_dtype
+from flexvar.ops.precision import DTYPES, parse_device, parse_dtype, send
 from flexvar.ops.precision import cast as cast_weights
 from flexvar.plugin import Registry, default_registry
 from flexvar.resolve import Label, Steps
@@ -60,6 +62,8 @@ class Session:
     sampler: str = "standard"
     registry: Registry = field(default_factory=default_registry, repr=False)
     source: str | Path | None = field(default=None, repr=False)
+    # Records and replays what is asked for; see `compile`.
+    graphs: Graphs | None = field(default=None, repr=False)
     _exact: list[dict[str, Tensor]] = field(default_factory=list, repr=False)
     _warned: set[str] = field(default_factory=set, repr=False)
     _others: dict[str, Session] = field(default_factory=dict, repr=False)
@@ -243,6 +247,8 @@ class Session:
         wanted = self.dtype if dtype is None else parse_dtype(dtype)
         if device is not None:
             self.device = parse_device(device)
+        if self.graphs is not None:
+            self.graphs.clear()
         if self.dtype not in (wanted, torch.float32):
             self._unround(wanted)
         if wanted != torch.float32 and self.dtype == torch.float32 and self.source is None:
@@ -294,6 +300,19 @@ class Session:
             assert value is not None
             tensor.data = value.to(tensor.device)
         self._exact = []
+
+    def compile(self, mode: engine.Mode = "auto") -> engine.Compiled:
+        """What was switched on to generate faster, the same tokens as without.
+
+        mode: ``auto`` takes graphs and compiled blocks on CUDA; on a CPU it makes a few pictures
+        both ways and keeps compiled blocks if they are faster. ``graphs`` or ``regions`` is one of
+        them alone, ``off`` neither. A graph holds the whole way from condition to picture for one
+        number of rows, layout and setting of the sampler, and is recorded at the first such
+        request, which therefore takes some three times as long. Requests that look at single scales
+        (``on_scale``, a progress bar) run without graphs. `to` another device takes a new call.
+        Raises `FlexvarError` for graphs elsewhere than on CUDA.
+        """
+        return engine.compile_session(self, mode)
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -426,7 +445,10 @@ class Session:
                 f"The positions of {layout} are interpolated: this model "
                 "was trained for its own list of grids alone.",
             )
-        with resolve.progress_bar(len(layout), options.get("progress")) as advance:
+        progress = options.get("progress")
+        if progress is None and self.graphs is not None:
+            progress = False  # a graph has no scales to count
+        with resolve.progress_bar(len(layout), progress) as advance:
             # Only where something looks at a scale, all images go through it together.
             after_scale: OnScale | None = on_scale
             if advance is not None:
@@ -448,8 +470,11 @@ class Session:
                 known=known,
                 images_per_call=options.get("images_per_call"),
                 on_scale=after_scale,
+                decode=partial(self.decode, tile=options.get("tile")),
+                engine=self._engine(chosen, any_size, options.get("tile")),
             )
-            images_B3HW = self.decode(generated.latent_BChw, tile=options.get("tile"))
+            images_B3HW = generated.images_B3HW
+            assert images_B3HW is not None
         report = {
             "flexvar": __version__,
             "model": self.config.model.backbone.name if self.config.model.backbone else None,
@@ -475,6 +500,13 @@ class Session:
             other = self._other(name, source).model
             models[name] = resolve.model_for(other, layout) if any_size else other
         return sampler.wrap(models)
+
+    def _engine(self, chosen: SamplerChoice, *given: Any) -> Engine | None:
+        """What runs a call of the model: a graph, where graphs are on."""
+        if self.graphs is None:
+            return None
+        key = chosen.cls, json.dumps(chosen.report()), *given, engine.weights_key(self)
+        return partial(self.graphs.run, key)
 
     def _other(self, name: str, source: str) -> Session:
         """Another checkpoint, on the same device, whose tokens and classes are these."""
@@ -527,7 +559,7 @@ class Session:
     def collate(self, values: Sequence[Any]) -> Any:
         """Inputs of the model for `values`, on its device."""
         inputs = self.model.conditioner.collate(values)
-        return each(lambda tensor: tensor.to(self.device), inputs)
+        return each(lambda tensor: send(tensor, self.device), inputs)
 
     def _negative(self, negative: Any, count: int) -> Any | None:
         """Inputs that guidance leads away from, instead of no condition; None if not asked for."""

@@ -62,6 +62,7 @@ def evaluate(
     batch: Annotated[int, typer.Option(help="Images made at a time.")] = 16,
     device: options.Device = "auto",
     dtype: options.Dtype = "fp32",
+    compile_: options.Compile = False,
     **sampling: Any,
 ) -> None:
     """Sample every class equally often, and measure samples and tokenizer.
@@ -105,6 +106,7 @@ def evaluate(
         batch=batch,
         device=device,
         dtype=dtype,
+        compile=compile_,
         size=asked_size,
         steps=tuple(asked_steps) if isinstance(asked_steps, list) else asked_steps,
         sampling=tuple((name, value) for name, value in given.items() if value is not None),

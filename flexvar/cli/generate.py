@@ -59,6 +59,7 @@ def generate(
     dtype: Annotated[
         str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="fp32")
     ] = None,
+    compile_: options.Compile = False,
     mark: options.Mark = True,
     any_size: Annotated[
         bool,
@@ -154,6 +155,8 @@ def generate(
         from flexvar.adapters import adapt, parse_adapter
 
         pipe = adapt(pipe, [parse_adapter(text) for text in adapter])
+    if compile_:
+        complain(str(pipe.compile()))
     if settings is not None:
         assert from_ is not None
         recorded = again.call_of(settings, pipe, from_)

@@ -52,6 +52,14 @@ Mark = Annotated[
     ),
 ]
 Device = Annotated[str, typer.Option(help="cpu, cuda, cuda:1 ...; auto is CUDA if any.")]
+Compile = Annotated[
+    bool,
+    typer.Option(
+        "--compile",
+        help="Spend a while at the start to be faster after: graphs and compiled blocks on CUDA, "
+        "on a CPU what a trial finds faster. The same images.",
+    ),
+]
 Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
 
 

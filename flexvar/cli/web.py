@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from flexvar.cli import options
 from flexvar.cli.output import say
 
 
@@ -23,6 +24,7 @@ def web(
     port: Annotated[int, typer.Option(help="Port; 0 takes a free one.")] = 7860,
     device: Annotated[str, typer.Option(help="cpu, cuda ...; auto is CUDA if any.")] = "auto",
     dtype: Annotated[str, typer.Option(help="fp32, bf16 or fp16.")] = "fp32",
+    compile_: options.Compile = False,
     open_browser: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = False,
@@ -56,5 +58,8 @@ def web(
     pipelines = {}
     for name in names:
         say(f"{name} ...")
-        pipelines[Path(name).name] = Pipeline.from_pretrained(name, device=device, dtype=dtype)
+        pipe = Pipeline.from_pretrained(name, device=device, dtype=dtype)
+        if compile_:
+            say(str(pipe.compile()))
+        pipelines[Path(name).name] = pipe
     serve(pipelines, host=host, port=port, open_browser=open_browser, say=say)

@@ -29,8 +29,11 @@ class Backbone(Protocol):
 
     Optional: ``checkpoint_activations()``, called once, from which on training keeps no
     activations inside blocks and computes them again; ``implementation() -> str``, the kernel that
-    runs with the weights as they are. A state that is no nesting of dataclasses, lists, tuples
-    and mappings has a ``fork()``, which gives a second copy.
+    runs with the weights as they are; ``compile_regions(wrap) -> int``, which puts
+    ``wrap(function)``, a compiled one, in place of functions of its blocks that are pure and take
+    any number of tokens, with None the functions themselves again, and says how many they are
+    (`flexvar.Pipeline.compile`). A state that is no nesting of dataclasses, lists, tuples and
+    mappings has a ``fork()``, which gives a second copy.
     """
 
     Config: ClassVar[type[ComponentConfig]]

@@ -52,7 +52,8 @@ def known_tokens(
 ) -> Known:
     """The tokens that are given, and where they are kept, for pictures with a hole.
 
-    encode: pictures in [0,1] -> token maps of the layout. own_B3HW: the pictures as they are;
+    encode: pictures in [0,1] -> token maps of the layout, on any device; the masks stay where
+    ``generate_BHW`` is. own_B3HW: the pictures as they are;
     filled_B3HW: with the hole made up. A cell with no pixel of the hole has the token of the
     picture as it is; a cell that is kept though it shows some of the hole, that of the filled
     one, so that what is to go does not come back through it.
@@ -66,7 +67,7 @@ def known_tokens(
             torch.where(t.to(own.device).view(*t.shape, *[1] * (own.ndim - 3)), other, own)
             for t, other, own in zip(touched, filled, maps, strict=True)
         )
-    return Known(maps, tuple(k.to(own.device) for k, own in zip(keep, maps, strict=True)))
+    return Known(maps, keep)
 
 
 def known_scales(maps: tuple[Tensor, ...], layout: Layout, start: int) -> Known:
@@ -74,15 +75,15 @@ def known_scales(maps: tuple[Tensor, ...], layout: Layout, start: int) -> Known:
 
     maps: those of the scales before it, at least.
     """
-    batch, device, parts = maps[0].shape[0], maps[0].device, maps[0].shape[3:]
+    batch, parts = maps[0].shape[0], maps[0].shape[3:]
     given = tuple(
         maps[step]
         if step < start
-        else torch.zeros(batch, *grid, *parts, dtype=torch.long, device=device)
+        else torch.zeros(batch, *grid, *parts, dtype=torch.long, device=maps[0].device)
         for step, grid in enumerate(layout)
     )
     keep = tuple(
-        torch.full((batch, *grid), step < start, dtype=torch.bool, device=device)
+        torch.full((batch, *grid), step < start, dtype=torch.bool, device="cpu")
         for step, grid in enumerate(layout)
     )
     return Known(given, keep)

@@ -77,7 +77,8 @@ class Request:
     images per class. metrics: some of `METRICS`. reference: the data to compare with - a
     built-in set, a folder, shards, or for Inception's measures an .npz; that of training unless
     given. trunk: the file of Inception's weights. npz: also write ``samples.npz``. sampling:
-    settings that go before those of the preset, as (name, value).
+    settings that go before those of the preset, as (name, value). compile: sample faster after a
+    slower start, see `flexvar.Pipeline.compile`.
     """
 
     model: str
@@ -93,6 +94,7 @@ class Request:
     batch: int = BATCH
     device: str = "cpu"
     dtype: str = "fp32"
+    compile: bool = False
     size: tuple[int, int] | None = None
     steps: Steps | None = None
     sampling: tuple[tuple[str, Any], ...] = ()
@@ -132,6 +134,8 @@ def evaluate(
     }
     if (samples := measuring.samples) is not None:
         say(f"{len(samples)} samples, {request.num} of each of {len(samples.labels)} classes")
+        if request.compile and request.processes == 1 and samples.missing():
+            say(str(pipe.compile()))
         made = make(
             measuring.sampler,
             pipe,
@@ -185,6 +189,7 @@ class _Measuring:
             size=request.size,
             steps=request.steps,
             options=request.sampling,
+            compile=request.compile,
         )
 
     @cached_property

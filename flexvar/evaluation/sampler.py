@@ -28,7 +28,8 @@ class Sampler:
     """How a pipeline makes the images of a set; what a process needs to do its share.
 
     source: what `Pipeline.from_pretrained` takes; None for a pipeline that only this process has.
-    options: settings that go before those of the preset, as (name, value).
+    options: settings that go before those of the preset, as (name, value). compile: whether each
+    process compiles its own pipeline.
     """
 
     source: str | None
@@ -39,6 +40,7 @@ class Sampler:
     size: tuple[int, int] | None = None
     steps: Steps | None = None
     options: tuple[tuple[str, Any], ...] = ()
+    compile: bool = False
 
     def set_of(self, pipe: Pipeline, directory: Path, num: int) -> SampleSet:
         """The set to make with a pipeline, its settings resolved.
@@ -216,6 +218,8 @@ class _Begin:
             dtype=sampler.dtype,
             preset=sampler.preset,
         )
+        if sampler.compile:
+            pipe.compile()
         return lambda part: sampler.write(pipe, self.wanted, part)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from flexvar.errors import FlexvarError
 from flexvar.layout import Layout
+from flexvar.ops.precision import send
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +19,8 @@ class Known:
 
     Of tokens of several parts maps are (B,h,w,G); a token is kept with all its parts. Where
     ``keep`` is true the token of ``maps`` is taken, elsewhere a token is drawn. A scale may be
-    kept wholly. For one image per row of the batch.
+    kept wholly. For one image per row of the batch. Both may be on any device; where the masks are
+    on the host, no device is waited for.
     """
 
     maps: tuple[Tensor, ...]
@@ -35,8 +37,8 @@ class Known:
     def to(self, device: torch.device) -> Known:
         """The same tokens on a device."""
         return Known(
-            tuple(m.to(device, torch.int64) for m in self.maps),
-            tuple(k.to(device) for k in self.keep),
+            tuple(send(m.to(torch.int64), device) for m in self.maps),
+            tuple(send(k, device) for k in self.keep),
         )
 
     def __getitem__(self, rows: slice) -> Known:

@@ -1,14 +1,14 @@
 """The next-scale loop, the only one: tensors of one device alone.
 
 `generate` plans on the host and runs the shares; `begin` and `advance` are the loop itself, which
-an engine may capture or compile for a `flexvar.generation.plan.Setup`: no value of a tensor is
+`flexvar.generation.graphs` records for a `flexvar.generation.plan.Setup`: no value of a tensor is
 read, no size depends on one, and nothing comes from the host but the noise of mean codes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -22,16 +22,25 @@ from flexvar.generation.known import Known
 from flexvar.generation.plan import Share, plan
 from flexvar.layout import Layout
 from flexvar.model import NextScaleModel
+from flexvar.ops.precision import exact_convolutions
 
 OnScale = Callable[[int, Tensor, tuple[Tensor, ...]], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """maps: (B,h,w) int64 per grid, or (B,h,w,G). latent_BChw: what the tokenizer decodes."""
+    """maps: (B,h,w) int64 per grid, or (B,h,w,G). latent_BChw: what the tokenizer decodes.
+
+    images_B3HW: what it was decoded to, where that was asked for.
+    """
 
     maps: tuple[Tensor, ...]
     latent_BChw: Tensor
+    images_B3HW: Tensor | None = None
+
+
+# What runs work over a share: itself, or a graph of it.
+Engine = Callable[[Callable[[Share], Generated], Share], Generated]
 
 
 @dataclass(slots=True)
@@ -48,6 +57,7 @@ class Progress:
 
 
 @torch.inference_mode()
+@exact_convolutions()
 def generate(
     model: NextScaleModel,
     tokenizer: Tokenizer,
@@ -61,6 +71,8 @@ def generate(
     known: Known | None = None,
     images_per_call: int | None = None,
     on_scale: OnScale | None = None,
+    decode: Callable[[Tensor], Tensor] | None = None,
+    engine: Engine | None = None,
 ) -> Generated:
     """Token maps and latent of one image per row of the condition.
 
@@ -74,7 +86,8 @@ def generate(
     on a CPU: there an image is the same to the bit whatever its batch, at next to no cost in
     time. on_scale: called after each scale with the step, the latent (B,C,h,w) so far
     and the maps so far; with it the states of all images are held at once, without it those of
-    one call.
+    one call. decode: makes images of latents, a call of the model's at a time. engine: runs the
+    work of a call, see `flexvar.generation.graphs`; not with ``on_scale``.
     Raises `FlexvarError` for a layout no model can predict.
     """
     shares = plan(
@@ -90,22 +103,24 @@ def generate(
     )
     asked: Predictor = model if predictor is None else predictor
     if on_scale is None:
-        done = []
-        for share in shares:
+
+        def whole(share: Share) -> Generated:
             progress = begin(asked, share)
             for _ in layout:
                 advance(asked, tokenizer, sampler, share, progress)
-            # The states go before the next share has its own.
+            # The states go before the decoder and the next share have theirs.
             progress.state = progress.null_state = None
-            done.append(progress)
-        return _together(done)
+            return _decoded(_so_far(progress), decode)
+
+        return _together([whole(s) if engine is None else engine(whole, s) for s in shares])
     running = [begin(asked, share) for share in shares]
     for step in range(len(layout)):
         for share, progress in zip(shares, running, strict=True):
             advance(asked, tokenizer, sampler, share, progress)
-        so_far = _together(running)
-        on_scale(step, so_far.latent_BChw, so_far.maps)
-    return so_far
+        so_far = [_so_far(progress) for progress in running]
+        together = _together(so_far)
+        on_scale(step, together.latent_BChw, together.maps)
+    return _together([_decoded(one, decode) for one in so_far])
 
 
 def begin(model: Predictor, share: Share) -> Progress:
@@ -285,12 +300,20 @@ def _rows(latent_BChw: Tensor) -> Tensor:
     return rearrange(latent_BChw, "B C h w -> B (h w) C")
 
 
-def _together(running: Sequence[Progress]) -> Generated:
-    """Maps and latent of all shares, in order."""
-    if len(running) == 1:
-        latent = running[0].latent_BChw
-        assert latent is not None
-        return Generated(tuple(running[0].maps), latent)
-    maps = tuple(torch.cat(parts) for parts in zip(*(r.maps for r in running), strict=True))
-    latents = [r.latent_BChw for r in running if r.latent_BChw is not None]
-    return Generated(maps, torch.cat(latents))
+def _so_far(progress: Progress) -> Generated:
+    assert progress.latent_BChw is not None
+    return Generated(tuple(progress.maps), progress.latent_BChw)
+
+
+def _decoded(made: Generated, decode: Callable[[Tensor], Tensor] | None) -> Generated:
+    return made if decode is None else replace(made, images_B3HW=decode(made.latent_BChw))
+
+
+def _together(parts: Sequence[Generated]) -> Generated:
+    """What was made of all shares, in order."""
+    if len(parts) == 1:
+        return parts[0]
+    maps = tuple(torch.cat(of_scale) for of_scale in zip(*(p.maps for p in parts), strict=True))
+    images = [part.images_B3HW for part in parts if part.images_B3HW is not None]
+    latent_BChw = torch.cat([part.latent_BChw for part in parts])
+    return Generated(maps, latent_BChw, torch.cat(images) if images else None)

@@ -21,6 +21,7 @@ from flexvar.errors import FlexvarError
 from flexvar.generation import seeds
 from flexvar.generation.known import Known
 from flexvar.layout import Layout
+from flexvar.ops.precision import send
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +90,6 @@ def plan(
     device = first.device
     if known is not None:
         known.check(layout, batch, groups)
-        known = known.to(device)
     if len(sources) != batch:
         raise FlexvarError(f"{len(sources)} random sources for {batch} images; give one each.")
     mixes = sampling.mixes(sampler)
@@ -101,15 +101,17 @@ def plan(
     share = images_per_call or (1 if device.type == "cpu" else batch)
     if share < 1:
         raise FlexvarError(f"images_per_call: got {images_per_call}; expected at least 1.")
+    # Asked where the masks are: those of an edit are on the host still, and nothing is waited for.
     whole = known.whole() if known is not None else [[False] * len(layout)] * batch
+    known = None if known is None else known.to(device)
     weights, guided = _guidance(sampler, layout)
     counts = [
         (sampling.rounds(sampler, layout, step), sampling.candidates(sampler, layout, step))
         for step in range(len(layout))
     ]
     uniform, more = _numbers(sources, layout, groups, counts)
-    uniform = uniform.to(device)
-    more = [None if one is None else one.to(device) for one in more]
+    uniform = send(uniform, device)
+    more = [None if one is None else send(one, device) for one in more]
     if guided and null is None:
         null = conditioner.null(inputs)
     if not guided:
@@ -189,7 +191,7 @@ def _noise(
 
     def of_step(step: int) -> Tensor:
         noise = seeds.gumbels(sources, layout[step].cells, codes_VC.shape[0])
-        return noise.to(codes_VC.device)
+        return send(noise, codes_VC.device)
 
     return of_step
 

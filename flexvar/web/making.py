@@ -156,8 +156,6 @@ def _options(
     seed = request.seed if request.seed is not None else secrets.randbelow(2**31)
 
     def after_scale(step: int, latent_BChw: Tensor, maps: tuple[Tensor, ...]) -> None:
-        if not request.previews:
-            return
         pictures = pipe.decode(latent_BChw[: requests.MOST_IMAGES])
         files = [base64.b64encode(small_file(one)).decode("ascii") for one in pictures]
         grid = list(maps[-1].shape[1:3])
@@ -168,7 +166,8 @@ def _options(
         **request.options,
         "seed": seed,
         "num": request.num,
-        "on_scale": after_scale,
+        # Without previews nothing looks at single scales, and a graph may run all of them.
+        "on_scale": after_scale if request.previews else None,
         "progress": False,
     }
     if request.negative:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
-from typing import ClassVar, NamedTuple, Protocol, cast
+from collections.abc import Callable, Iterable, Sequence
+from types import MethodType
+from typing import Any, ClassVar, NamedTuple, Protocol, cast
 
 import torch
 import torch.nn.functional as F
@@ -127,6 +128,23 @@ class AdaLnBackbone(nn.Module):
             return None
         first = next(iter(cast(Iterable[AdaLnBlock], self.blocks)))
         return self.shared_modulation(F.silu(cond_BD)).unflatten(-1, (3 * first.branches, -1))
+
+    def compile_regions(self, wrap: Callable[[Any], Any] | None) -> int:
+        """Put compiled functions in place of the methods in modules' ``REGIONS``; None: undo.
+
+        One for all modules of a class, which differ in their weights alone; how many that are.
+        """
+        compiled: dict[Any, Any] = {}
+        for module in self.modules():
+            for name in getattr(module, "REGIONS", ()):
+                function = getattr(type(module), name)
+                if wrap is None:
+                    module.__dict__.pop(name, None)
+                    continue
+                if function not in compiled:
+                    compiled[function] = wrap(function)
+                module.__dict__[name] = MethodType(compiled[function], module)
+        return len(compiled)
 
     def modulations(self, cond_BD: Tensor) -> list[tuple[Branch, ...]]:
         """The AdaLN values of every block under a condition (B,D)."""

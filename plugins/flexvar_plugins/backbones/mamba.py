@@ -127,6 +127,8 @@ Gathers = tuple[Tensor | None, ...]
 class Block(AdaLnBlock):
     """A mixer, then an MLP or a second mixer."""
 
+    REGIONS: ClassVar[tuple[str, ...]] = ("feed_forward",)
+
     def __init__(self, config: MambaConfig, number: int) -> None:
         super().__init__(config, number, mlp=config.mlp)
         self.mixer = Mixer(config)
@@ -176,15 +178,19 @@ class Block(AdaLnBlock):
         after: list[Memory] = []
         for number, (mixer, branch) in enumerate(zip(mixers, both, strict=True)):
             if mixer is None:
-                mixed_BLD = self.mlp(modulated_norm(x_BLD, branch))
-            else:
-                x_BLD = scan_paths.permute(x_BLD, gathers[number])
-                normed_BLD = modulated_norm(x_BLD, branch)
-                own = None if constants is None else constants[number]
-                mixed_BLD, memory = mixer(normed_BLD, memories[number], kernels, own)
-                after.append(memory)
+                x_BLD = self.feed_forward(x_BLD, branch)
+                continue
+            x_BLD = scan_paths.permute(x_BLD, gathers[number])
+            normed_BLD = modulated_norm(x_BLD, branch)
+            own = None if constants is None else constants[number]
+            mixed_BLD, memory = mixer(normed_BLD, memories[number], kernels, own)
+            after.append(memory)
             x_BLD = self.residual(x_BLD, branch.gate, mixed_BLD)
         return x_BLD, after
+
+    def feed_forward(self, x_BLD: Tensor, branch: Branch) -> Tensor:
+        """Features (B,L,D) after the branch of the MLP."""
+        return self.residual(x_BLD, branch.gate, self.mlp(modulated_norm(x_BLD, branch)))
 
 
 @dataclass(slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -49,6 +49,8 @@ class Mixer(nn.Module):
     """
 
     keep_fp32 = frozenset({"A_log", "dt_bias", "D"})
+    # Small operations around the products, worth compiling.
+    REGIONS: ClassVar[tuple[str, ...]] = ("gated",)
 
     def __init__(self, config: MambaConfig) -> None:
         super().__init__()
@@ -114,9 +116,13 @@ class Mixer(nn.Module):
                 state_BHdN=state_BHdN,
             )
             y_BLHd, state_BHdN = kernels.scan(inputs, self.chunk_size)
-            y_BLE = y_BLHd.flatten(2).float() * F.silu(gate_BLE.float())
-            y_BLE = F.rms_norm(y_BLE, y_BLE.shape[-1:], norm_weight_E, NORM_EPS)
-        return self.out_proj(y_BLE.to(gate_BLE.dtype)), Memory(tail_BTE, state_BHdN)
+            y_BLE = self.gated(y_BLHd, gate_BLE, norm_weight_E)
+        return self.out_proj(y_BLE), Memory(tail_BTE, state_BHdN)
+
+    def gated(self, y_BLHd: Tensor, gate_BLE: Tensor, weight_E: Tensor) -> Tensor:
+        """What the scan read, gated and normed in fp32: (B,L,E) in the dtype of the gate."""
+        y_BLE = y_BLHd.flatten(2).float() * F.silu(gate_BLE.float())
+        return F.rms_norm(y_BLE, y_BLE.shape[-1:], weight_E, NORM_EPS).to(gate_BLE.dtype)
 
 
 @torch.no_grad()

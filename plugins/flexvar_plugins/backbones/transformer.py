@@ -177,6 +177,9 @@ class Attention(nn.Module):
 class Block(AdaLnBlock):
     """Attention, then an MLP; between them attention to the condition's tokens, if asked for."""
 
+    # What stands before attention and after it: many small operations, worth compiling.
+    REGIONS: ClassVar[tuple[str, ...]] = ("before_attention", "after_attention")
+
     def __init__(self, config: TransformerConfig, number: int) -> None:
         super().__init__(config, number)
         self.attention = Attention(config)
@@ -233,9 +236,25 @@ class Block(AdaLnBlock):
         constants: Constants | None = None,
     ) -> Tensor:
         """The same under AdaLN values, and with constants, that are there already."""
-        first, second = both
-        q, k, v = self.attention.project(modulated_norm(x_BLD, first), rotate, constants)
+        q, k, v = self.before_attention(x_BLD, both[0], rotate, constants)
         mixed_BLD = attend(q, k, v, self.attention.softmax_scale).flatten(2)
+        return self.after_attention(x_BLD, mixed_BLD, both, seen)
+
+    def before_attention(
+        self,
+        x_BLD: Tensor,
+        first: Branch,
+        rotate: Tensor | Turns | None,
+        constants: Constants | None,
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values (B,L,H,d)."""
+        return self.attention.project(modulated_norm(x_BLD, first), rotate, constants)
+
+    def after_attention(
+        self, x_BLD: Tensor, mixed_BLD: Tensor, both: tuple[Branch, ...], seen: Seen | None
+    ) -> Tensor:
+        """Features (B,L,D) of the stream and what attention made of it."""
+        first, second = both
         x_BLD = self.residual(x_BLD, first.gate, self.attention.out(mixed_BLD))
         if self.cross is not None:
             assert seen is not None
