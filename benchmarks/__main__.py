@@ -81,7 +81,7 @@ def run(
     ] = 1,
     seed: Seed = 0,
     model: Annotated[
-        str, typer.Option(help="Of the suite editing: a checkpoint, or a bundled name.")
+        str, typer.Option(help="Of editing and held-out: a checkpoint, or a bundled name.")
     ] = "photos",
     data: Annotated[
         str, typer.Option(help="The set the model was trained on, as `flexvar data` takes it.")

@@ -15,6 +15,7 @@ SUITES = {
     "train": "benchmarks.suites.train",
     "tokenizer": "benchmarks.suites.tokenizer",
     "scan": "benchmarks.suites.scan",
+    "held-out": "benchmarks.suites.held_out",
     "growth": "benchmarks.suites.growth",
     "ablation": "studies.ablation.suite",
     "backbones": "studies.backbones.suite",

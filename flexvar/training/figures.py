@@ -1,8 +1,9 @@
-"""What a tokenizer can do, in figures and in a picture."""
+"""What a tokenizer and a model can do, in figures and in a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -10,10 +11,12 @@ from PIL import Image
 from torch import Tensor
 
 from flexvar.images import sheets
+from flexvar.layout import Layout
 from flexvar.metrics.perplexity import code_counts, perplexity, usage
 from flexvar.metrics.picture import SSIM_WINDOW, psnr, ssim
+from flexvar.metrics.token_loss import scale_figures, token_losses
 from flexvar.pipeline import Pipeline
-from flexvar.sequence import decode_scales
+from flexvar.sequence import decode_scales, targets, teacher_forcing
 from flexvar.training.losses import resized
 
 
@@ -53,6 +56,30 @@ def tokenizer_figures(
         result[f"usage/{grid}"] = usage(count_GV)
         result[f"perplexity/{grid}"] = perplexity(count_GV)
     return result | {key: result[f"{key}/{layout.last}"] for key in ("psnr", "usage", "perplexity")}
+
+
+@torch.inference_mode()
+def model_figures(
+    pipe: Pipeline, batches: Iterable[tuple[Tensor, Any, Layout]]
+) -> dict[str, float]:
+    """Cross-entropy in nats a token and accuracy in [0,1] of the true tokens, by ``figure/grid``.
+
+    batches: pictures (B,3,H,W) in [-1,1], what the conditioner's ``collate`` gave for them, and the
+    list of grids. All tokens' mean is ``loss`` and ``accuracy``, the last scale's ``last_loss`` and
+    ``last_accuracy``. Each is the mean over the pictures that have it: those of another shape may
+    have other grids.
+    """
+    sums: dict[str, float] = {}
+    seen: dict[str, int] = {}
+    for images_B3HW, condition, layout in batches:
+        maps = pipe.tokenizer.encode(images_B3HW, layout)
+        logits = pipe.model(condition, teacher_forcing(pipe.tokenizer, maps, layout), layout)
+        losses_BL = token_losses(logits, targets(maps))
+        figures = scale_figures(losses_BL, logits, targets(maps), layout)
+        for key, value in ({"loss": losses_BL.mean()} | figures).items():
+            sums[key] = sums.get(key, 0.0) + float(value) * len(images_B3HW)
+            seen[key] = seen.get(key, 0) + len(images_B3HW)
+    return {key: value / seen[key] for key, value in sums.items()}
 
 
 @torch.inference_mode()

@@ -31,12 +31,12 @@ from flexvar.config import ModelConfig
 from flexvar.data import Batch, Dataset, ordered_batches
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid, Layout
-from flexvar.metrics.token_loss import scale_figures, token_losses
+from flexvar.metrics.token_loss import scale_figures
 from flexvar.model import NextScaleModel
 from flexvar.ops.precision import send
 from flexvar.pipeline import Pipeline
-from flexvar.sequence import targets, teacher_forcing
 from flexvar.training import conditions
+from flexvar.training.figures import model_figures
 from flexvar.training.latents import LatentCache, weights_hash
 from flexvar.training.lora import Lora, add_lora
 from flexvar.training.memorisation import MOST, memorisation
@@ -328,29 +328,21 @@ class ModelStage(Stage):
     @torch.inference_mode()
     def validate(self, pipe: Pipeline) -> dict[str, float]:
         """Loss and accuracy of every scale of the usual list, their mean, and the last one's."""
-        sums: dict[str, float] = {}
-        seen: dict[str, int] = {}
+        figures = model_figures(pipe, self._held_out(pipe))
+        return {"validation_loss" if k == "loss" else k: v for k, v in figures.items()}
+
+    def _held_out(self, pipe: Pipeline) -> Iterator[tuple[Tensor, Any, Layout]]:
+        """Pictures of the validation set, their conditions, and the usual list of their shape."""
         stream = ordered_batches(
             self.validation_data,
             batch_size=self.recipe.batch_size,
             limit=self.recipe.validation_images,
         )
         for batch in stream:
-            images = batch.images_B3HW.to(pipe.device)
             values = conditions.values(pipe.model.conditioner, batch, self.config.class_names)
-            condition = pipe.collate(values)
             last = self._last(batch)
             usual = self.usual if last == self.last else self.schedule.grids(last)
-            maps = pipe.tokenizer.encode(images, usual)
-            inputs_BLC = teacher_forcing(pipe.tokenizer, maps, usual)
-            logits_BLV = pipe.model(condition, inputs_BLC, usual)
-            losses_BL = token_losses(logits_BLV, targets(maps))
-            figures = scale_figures(losses_BL, logits_BLV, targets(maps), usual)
-            for key, value in ({"validation_loss": losses_BL.mean()} | figures).items():
-                sums[key] = sums.get(key, 0.0) + float(value) * len(images)
-                # Pictures of another shape may have another number of scales.
-                seen[key] = seen.get(key, 0) + len(images)
-        return {key: value / max(seen[key], 1) for key, value in sums.items()}
+            yield batch.images_B3HW.to(pipe.device), pipe.collate(values), usual
 
     def picture(self, pipe: Pipeline) -> Image.Image:
         """A row per class or prompt at fixed seeds."""

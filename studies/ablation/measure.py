@@ -16,7 +16,8 @@ from flexvar.data import DataConfig, open_data, ordered_batches
 from flexvar.evaluation import offline
 from flexvar.files import whole_file
 from flexvar.layout import Layout
-from flexvar.sequence import targets, teacher_forcing
+from flexvar.sequence import teacher_forcing
+from flexvar.training.figures import model_figures as token_figures
 from flexvar.training.run import RunDirectory
 from studies.ablation import quality, trained
 from studies.ablation.plan import ModelRun, TokenizerRun
@@ -84,33 +85,23 @@ def model_figures(run: ModelRun, place: Place) -> dict[str, Any]:
     return figures
 
 
-@torch.inference_mode()
 def validation(
     pipe: Pipeline, data: Mapping[str, Any], layout: Layout, limit: int
 ) -> dict[str, Any]:
     """Loss (nats) and error rate of held-out tokens: by scale, of all, and of the last scale."""
-    from flexvar.metrics.token_loss import scale_figures, token_losses
-
     held_out = open_data(DataConfig.model_validate(dict(data)), "val")
-    sums: dict[str, float] = {}
-    seen = 0
-    for batch in ordered_batches(held_out, batch_size=quality.BATCH, limit=limit):
-        images, labels_B = (tensor.to(pipe.device) for tensor in batch[:2])
-        maps = pipe.tokenizer.encode(images, layout)
-        logits_BLV = pipe.model(labels_B, teacher_forcing(pipe.tokenizer, maps, layout), layout)
-        losses_BL = token_losses(logits_BLV, targets(maps))
-        found = scale_figures(losses_BL, logits_BLV, targets(maps), layout)
-        for key, value in ({"loss": losses_BL.mean()} | found).items():
-            sums[key] = sums.get(key, 0.0) + float(value) * len(images)
-        seen += len(images)
-    mean = {key: value / seen for key, value in sums.items()}
+    batches = (
+        (batch.images_B3HW.to(pipe.device), batch.labels_B.to(pipe.device), layout)
+        for batch in ordered_batches(held_out, batch_size=quality.BATCH, limit=limit)
+    )
+    mean = token_figures(pipe, batches)
     return {
         "loss": mean["loss"],
         "last_loss": mean["last_loss"],
         "error": 1 - mean["accuracy"],
         "last_error": 1 - mean["last_accuracy"],
         "loss_by_scale": {str(grid): mean[f"loss/{grid}"] for grid in layout},
-        "pictures": seen,
+        "pictures": min(limit, len(held_out)),
     }
 
 
