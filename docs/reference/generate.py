@@ -7,6 +7,7 @@ files; nothing on these pages is written by hand.
 from __future__ import annotations
 
 import inspect
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +112,11 @@ def python() -> str:
     return "\n".join(lines)
 
 
+sys.path.insert(0, str(Path(__file__).parent))
+import figures  # noqa: E402
+
+with mkdocs_gen_files.open("figures.md", "w") as file:
+    file.write(figures.page())
 for page, text in {
     "commands": commands,
     "components": components,
