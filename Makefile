@@ -7,7 +7,7 @@ LOWEST_TORCH ?= 2.7.0
 LOWEST_TESTS := tests/test_golden.py tests/test_released.py tests/test_registry.py \
 	tests/test_cli.py tests/test_checkpoint.py tests/files tests/results
 
-.PHONY: install demo test test-lowest lint format docs clean
+.PHONY: install demo test test-lowest coverage lint format docs clean
 
 install: $(VENV)/.installed
 
@@ -22,6 +22,10 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n 2
+
+# Which lines no test runs: a list of files, and a page of each in htmlcov/.
+coverage: install
+	$(BIN)/python -m pytest -n 2 --cov --cov-report=term --cov-report=html
 
 # The lowest versions that pyproject.toml allows, in an environment of their own.
 test-lowest: .venv-lowest/.installed
@@ -48,4 +52,4 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --strict --site-dir site
 
 clean:
-	rm -rf $(VENV) .venv-lowest build dist *.egg-info plugins/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .venv-lowest build dist *.egg-info plugins/*.egg-info .pytest_cache .mypy_cache .ruff_cache htmlcov .coverage*

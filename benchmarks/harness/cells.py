@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.harness import record
@@ -41,7 +41,7 @@ def mark(row: Row) -> str:
     return " (busy machine)" if row.get("load", {}).get("busy") else ""
 
 
-def why(row: Row) -> str:
+def why(row: Mapping[str, Any]) -> str:
     """``RED: reason`` or ``FAILED: reason``."""
     word = "RED" if record.status(row) == "red" else "FAILED"
     return f"{word}: {row.get('reason') or row.get('error') or 'no reason recorded'}"

@@ -115,11 +115,11 @@ def layout_of(pixels: int, stride: int = 16) -> Layout:
     side = pixels // stride
     if side == LAYOUT_256.last.h:
         return LAYOUT_256
-    from flexvar_plugins.schedules.ladder import Ladder
+    from flexvar_plugins.schedules.ladder import Ladder, LadderConfig
 
     from flexvar.components import Facts
 
-    return Ladder(Ladder.Config(), facts=Facts(1, 1, 1, 1, 1)).grids(Grid(side, side))
+    return Ladder(LadderConfig(), facts=Facts(1, 1, 1, 1, 1)).grids(Grid(side, side))
 
 
 def implementation(pipe: Pipeline) -> str | None:

@@ -111,7 +111,7 @@ def enlarged(pipe: Pipeline, given: Samples, folder: Path | None) -> dict[str, A
                         (height, width),
                         labels,
                         start=start,
-                        encode_at=encode_at,  # type: ignore[arg-type]
+                        encode_at=encode_at,
                         top_k=top_k,
                         seed=0,
                         output="tensor",

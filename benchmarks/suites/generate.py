@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterator
 from functools import partial
+from itertools import product
 from typing import Any
 
 from benchmarks.harness import models, parity, plots, roofline
@@ -57,25 +58,16 @@ def _grid(options: Options) -> Iterator[tuple[int, int, int, str]]:
             yield 4, 128, 1, "bf16"
         return
     if options.on_gpu:
-        depths, sizes, batches, dtypes = (
-            (12, 16, 20, 24, 30),
-            (256, 512, 1024),
-            (1, 8, 64),
-            ("bf16",),
-        )
         yield 16, 256, 1, "fp32"
         yield 16, 256, 8, "fp32"
+        depths, sizes, batches = (12, 16, 20, 24, 30), (256, 512, 1024), (1, 8, 64)
+        yield from ((d, p, b, "bf16") for p, d, b in product(sizes, depths, batches))
     else:
-        depths, sizes, batches, dtypes = (12,), (256,), (1, 8), ("fp32", "bf16")
         yield 16, 256, 1, "fp32"
         yield 16, 256, 1, "bf16"
         yield 12, 512, 1, "bf16"
         yield 12, 1024, 1, "bf16"
-    for pixels in sizes:
-        for depth in depths:
-            for batch in batches:
-                for dtype in dtypes:
-                    yield depth, pixels, batch, dtype
+        yield from ((12, 256, b, dtype) for b, dtype in product((1, 8), ("fp32", "bf16")))
 
 
 def _repeats(options: Options, batch: int) -> int:

@@ -164,7 +164,7 @@ def check_loops(
     images, generated = ours(pipe, labels, layout, greedy)
     expected, maps, _ = plain(labels, layout, dtype="fp32", top_k=1, top_p=1.0)
     same = all(torch.equal(a, b) for a, b in zip(generated.maps, maps, strict=True))
-    report = {
+    report: dict[str, Any] = {
         "compared": "likeliest tokens and pictures of both loops, fp32",
         "same_tokens": same,
         "tolerance": PICTURE_TOLERANCE,

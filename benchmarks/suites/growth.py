@@ -34,6 +34,7 @@ Points = list[tuple[float, float]]
 
 def cases(options: Options) -> list[Case]:
     """A case per backbone and side of the last grid."""
+    sides: tuple[int, ...]
     if options.quick:
         depth, width, sides, dtype, repeats = 2, 64, (8, 16), "fp32", 5
     elif options.on_gpu:
@@ -43,7 +44,9 @@ def cases(options: Options) -> list[Case]:
     found = []
     for side in sides:
         for backbone in options.chosen:
-            chosen = {"mlp_ratio": matched(depth, width)} if backbone == "mamba" else {}
+            chosen: dict[str, Any] = {}
+            if backbone == "mamba":
+                chosen["mlp_ratio"] = matched(depth, width)
             settings = options.settings(
                 model=models.config(models.backbone_spec(backbone, depth, width=width, **chosen)),
                 backbone=backbone,

@@ -25,7 +25,9 @@ def cases(options: Options) -> list[Case]:
     for depth, pixels, batch, dtype in _grid(options):
         for backbone in options.chosen:
             for implementation in _implementations(backbone, options, dtype):
-                chosen = {"implementation": implementation} if implementation else {}
+                chosen: dict[str, Any] = {}
+                if implementation:
+                    chosen["implementation"] = implementation
                 settings = options.settings(
                     model=models.config(models.backbone_spec(backbone, depth, **chosen)),
                     pixels=pixels,

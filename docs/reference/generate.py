@@ -114,9 +114,17 @@ def python() -> str:
 
 sys.path.insert(0, str(Path(__file__).parent))
 import figures  # noqa: E402
+import notebooks  # noqa: E402
 
 with mkdocs_gen_files.open("figures.md", "w") as file:
     file.write(figures.page())
+for path in sorted(Path("docs/notebooks").glob("*.ipynb")):
+    text, pictures = notebooks.page(notebooks.read(path), path.stem)
+    with mkdocs_gen_files.open(f"notebooks/{path.stem}.md", "w") as file:
+        file.write(text)
+    for name, data in pictures.items():
+        with mkdocs_gen_files.open(f"notebooks/{name}", "wb") as file:
+            file.write(data)
 for page, text in {
     "commands": commands,
     "components": components,

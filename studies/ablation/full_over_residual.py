@@ -27,9 +27,9 @@ NAME = "benchmark-full-over-residual"
 class FullOverResidual(ResidualTokenizer):
     """Weights and codebook of a residual tokenizer; scales as of `MultiscaleTokenizer`."""
 
-    quantize = MultiscaleTokenizer.quantize  # type: ignore[assignment]
-    fold = MultiscaleTokenizer.fold  # type: ignore[assignment]
-    resize = MultiscaleTokenizer.resize  # type: ignore[assignment]
+    quantize = MultiscaleTokenizer.quantize
+    fold = MultiscaleTokenizer.fold
+    resize = MultiscaleTokenizer.resize
 
 
 @hookimpl

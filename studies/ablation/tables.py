@@ -248,4 +248,4 @@ def markdown(table: Table) -> str:
     """The table in Markdown."""
     head, body = table
     lines = [head, tuple("---" for _ in head), *body]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(str, line))} |" for line in lines)
