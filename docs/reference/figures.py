@@ -133,8 +133,9 @@ def page() -> str:
     for one in statements():
         by_page.setdefault(one.page, []).append(one)
     for name, found in by_page.items():
-        title = name.removeprefix("docs/")
-        link = f"[{title}]({title})" if name.startswith("docs/") else title
+        file = name.removeprefix("docs/")
+        heading = (ROOT / name).read_text(encoding="utf-8").splitlines()[0].strip("# ")
+        link = f"[{heading}]({file})" if name.startswith("docs/") else "README"
         lines += [f"## {link}", "", "| says | from |", "|---|---|"]
         for one in found:
             said = one.text.strip("| ").replace("|", "\\|")

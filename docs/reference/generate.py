@@ -17,6 +17,7 @@ import typer
 
 from flexvar.cli import application
 from flexvar.plugin import KINDS, default_registry
+from flexvar.plugin.options import options_of
 
 
 def cell(value: object) -> str:
@@ -60,16 +61,13 @@ def components() -> str:
             lines += [f"### {name}", "", cell(provided.component.summary) + ".", ""]
             cls = registry.load(kind, name)
             config = cls.Config
-            if config.__doc__ and config.__module__ == cls.__module__:
-                lines += [inspect.cleandoc(config.__doc__), ""]
-            if config.model_fields:
-                lines += ["| option | type | default |", "|---|---|---|"]
-            for option, field in config.model_fields.items():
-                default = "needed" if field.is_required() else repr(field.get_default())
-                annotation = getattr(field.annotation, "__name__", None)
-                if annotation is None or getattr(field.annotation, "__args__", None):
-                    annotation = str(field.annotation).replace("typing.", "")
-                lines.append(f"| `{option}` | {cell(annotation)} | `{cell(default)}` |")
+            if options := options_of(config):
+                lines += ["| option | type | default | meaning |", "|---|---|---|---|"]
+            for one in options:
+                default = f"`{cell(one.default)}`" if one.default else ""
+                lines.append(
+                    f"| `{one.name}` | {cell(one.type)} | {default} | {cell(one.meaning)} |"
+                )
             lines.append("")
     return "\n".join(lines)
 
