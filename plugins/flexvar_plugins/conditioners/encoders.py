@@ -130,10 +130,7 @@ class HiddenStates:
         try:
             self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(source)
             config = transformers.AutoConfig.from_pretrained(source)
-            t5 = config.model_type in ("t5", "mt5", "umt5")
-            kind = {"umt5": "UMT5", "mt5": "MT5"}.get(config.model_type, "T5")
-            loader = getattr(transformers, f"{kind}EncoderModel" if t5 else "AutoModel")
-            model = loader.from_pretrained(source, **options)
+            model = _encoder_class(config).from_pretrained(source, **options)
         except Exception as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise MissingEncoderError(
@@ -141,9 +138,7 @@ class HiddenStates:
                 "Download it where there is a network, or name its directory; features computed "
                 "elsewhere, (tokens, channels) tensors, will do in place of words"
             ) from None
-        if getattr(config, "is_encoder_decoder", False) and not t5:
-            model = model.get_encoder()
-        self._model = model.eval().requires_grad_(False)
+        self._model = _encoder_of(model).eval().requires_grad_(False)
 
     @torch.inference_mode()
     def encode(self, text: str, most: int) -> tuple[Tensor, int]:
@@ -152,6 +147,20 @@ class HiddenStates:
         ids = self._tokenizer(text, truncation=True, max_length=most, return_tensors="pt")
         hidden = self._model(input_ids=ids["input_ids"], attention_mask=ids["attention_mask"])
         return hidden.last_hidden_state[0].float().clone(), len(whole)
+
+
+def _encoder_class(config: Any) -> Any:
+    """What loads an encoder of a config: of T5's kinds the encoder alone."""
+    import transformers
+
+    kind = {"t5": "T5", "mt5": "MT5", "umt5": "UMT5"}.get(config.model_type)
+    return getattr(transformers, f"{kind}EncoderModel" if kind else "AutoModel")
+
+
+def _encoder_of(model: Any) -> Any:
+    """The half of an encoder-decoder that reads, or of a model of words and pictures."""
+    both = getattr(model, "decoder", None) is not None
+    return model.get_encoder() if both else getattr(model, "text_model", model)
 
 
 @cache
@@ -187,15 +196,12 @@ def weights_of(source: str) -> int | None:
 
     try:
         config = transformers.AutoConfig.from_pretrained(source, local_files_only=True)
-        kind: Any = transformers.AutoModel
+        kind = _encoder_class(config)
         with torch.device("meta"):
-            model = kind.from_config(config)
+            model = getattr(kind, "from_config", kind)(config)
     except Exception:  # whatever its files hold
         return KNOWN_WEIGHTS.get(source)
-    if getattr(config, "is_encoder_decoder", False):
-        model = model.get_encoder()
-    model = getattr(model, "text_model", model)
-    return sum(one.numel() for one in model.parameters())
+    return sum(one.numel() for one in _encoder_of(model).parameters())
 
 
 def release() -> None:
