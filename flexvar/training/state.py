@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 from flexvar.errors import FlexvarError
 from flexvar.text import printable
 from flexvar.training.recipe import TrainRecipe
@@ -109,22 +111,29 @@ def _take_over_best(loop: Loop, value: float | None, step: int | None) -> None:
         loop.run.forget_best()
 
 
+def _with_defaults(now: BaseModel, stored: Mapping[str, Any]) -> dict[str, Any]:
+    """Stored options; those that came after the run began at their defaults, as it began."""
+    result = dict(stored)
+    for name, option in type(now).model_fields.items():
+        value = getattr(now, name)
+        if name not in stored and not option.is_required():
+            default = {name: option.get_default(call_default_factory=True)}
+            dumped = now.model_copy(update=default).model_dump(mode="json")
+            # A component is written with its options beside its name.
+            result |= {name: dumped[name]} if name in dumped else {}
+        elif isinstance(value, BaseModel) and isinstance(stored.get(name), Mapping):
+            result[name] = _with_defaults(value, stored[name])
+    return result
+
+
 def check_same(recipe: TrainRecipe, before: Mapping[str, Any], images_per_step: int) -> None:
     """Raise `FlexvarError` naming what differs unless a run can go on with this recipe.
 
     before: a state, whose ``recipe`` is JSON.
     """
     stored = json.loads(before["recipe"])
-    # An option that came after the run began is at its default, which is how the run began.
-    missing = [name for name in type(recipe).model_fields if name not in stored]
-    defaults = {
-        name: type(recipe).model_fields[name].get_default(call_default_factory=True)
-        for name in missing
-        if not type(recipe).model_fields[name].is_required()
-    }
-    filled = recipe.model_copy(update=defaults).model_dump(mode="json")
     now = _flat(recipe.model_dump(mode="json"))
-    then = _flat({**{name: filled[name] for name in defaults}, **stored})
+    then = _flat(_with_defaults(recipe, stored))
     rows = [
         f"  {key}: was {then.get(key)!r}, is {now.get(key)!r}"
         for key in sorted(now.keys() | then.keys())

@@ -286,8 +286,12 @@ def test_a_run_from_before_an_option_existed_goes_on() -> None:
     stored = recipe.model_dump(mode="json")
     for name in ("objective", "freeze"):
         del stored[name]
+    del stored["data"]["streaming"], stored["optimiser"]["clip"]
     before = {"recipe": json.dumps(stored), "images_per_step": 8}
     check_same(recipe, before, 8)
+    sharper = recipe.optimiser.model_copy(update={"clip": 0.5})
+    with pytest.raises(FlexvarError, match=r"optimiser.clip: was 2.0, is 0.5"):
+        check_same(recipe.model_copy(update={"optimiser": sharper}), before, 8)
     other = recipe.model_copy(update={"freeze": ("backbone.*",)})
     with pytest.raises(FlexvarError, match=r"freeze"):
         check_same(other, before, 8)
