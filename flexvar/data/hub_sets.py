@@ -195,7 +195,7 @@ class RowStream(PictureStream):
         title = f"{printable(source.config.source)} {key}"
         table = source.sets[key]
         super().__init__(title, max(1, int(getattr(table, "num_shards", 1))), length)
-        self.held, self.fraction, self.root = held, source.fraction, source.root
+        self.key, self.held, self.fraction, self.root = key, held, source.fraction, source.root
         self.columns = source.columns
         self.names = None if source.names is None else list(map(printable, source.names))
         self.numbers = {name: number for number, name in enumerate(source.class_names)}
@@ -219,7 +219,9 @@ class RowStream(PictureStream):
             try:
                 for number, row in enumerate(table):
                     name = f"{self.title}, row {number} of part {part}"
-                    if self.held not in (None, held_out(name, self.fraction)):
+                    # Wherever the data set lies, the same rows are held out.
+                    where = f"{self.key} {part} {number}"
+                    if self.held not in (None, held_out(where, self.fraction)):
                         continue
                     if (raw := self._raw(name, row)) is not None:
                         yield raw
@@ -376,8 +378,10 @@ def _columns(
         choices = sure or likely
         result[kind] = min(choices, key=lambda name: usual.get(name, 99)) if choices else None
         if result[kind] is not None:
-            also = [name for name in choices if name != result[kind]]
-            guessed.append(f"{result[kind]} as {kind}" + (f" (not {', '.join(also)})" * bool(also)))
+            guessed.append(f"{result[kind]} as {kind}")
+            if also := [name for name in choices if name != result[kind]]:
+                why = f"columns that could be the {kind} too: name the one you mean, {kind}_column"
+                notes.add(why, f"{', '.join(also)} and not {result[kind]}", count=len(also))
         if kind == "image" and result[kind] is None:
             raise FlexvarError(
                 f"data source {config.source!r}: no column holds pictures by its type or name; "
