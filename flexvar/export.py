@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from flexvar.components import Sampler, Tokenizer
 from flexvar.components.conditioner import takes
+from flexvar.components.sampler import draws
 from flexvar.errors import FlexvarError, cut, one_line
 from flexvar.files import whole_folder, write_json
 from flexvar.generation.draw import guide
@@ -108,6 +109,7 @@ def export(
                 "size": [side * pipe.tokenizer.space.stride for side in layout.last],
                 "grids": [list(grid) for grid in layout],
                 "guidance": weights,
+                "draws": [draws(sampler, layout, step) for step in range(len(layout))],
                 "temperature": settings.temperature,
                 "top_k": settings.top_k,
                 "top_p": settings.top_p,
@@ -358,6 +360,8 @@ def _write(
             if value.uses():
                 value.const_value = ir.tensor(graph.constant[value.name].numpy(), name=value.name)
                 main.initializers[value.name] = value
+    # What made the outputs that were dropped goes too.
+    import_module("onnx_ir.passes.common").RemoveUnusedNodesPass()(made)
     shared.move(made, ir)
     ir.save(made, shared.folder / graph.name)
     return constants

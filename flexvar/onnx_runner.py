@@ -51,20 +51,25 @@ class Generator:
     def __call__(self, label: int, seed: int = 0) -> Array:
         """A picture (1,3,H,W) in [0,1]; tokens are drawn as the model's settings say."""
         random = np.random.default_rng(seed)
-        return self._run(label, lambda logits: self._draw(logits, random))[0]
+
+        def choose(logits: Array, step: int) -> Array:
+            drawn = self.config["draws"][step]
+            return self._draw(logits, random) if drawn else logits.argmax(-1)
+
+        return self._run(label, choose)[0]
 
     def likeliest(self, label: int) -> tuple[Array, list[Array]]:
         """The picture of the likeliest token everywhere, and the tokens of each scale."""
-        return self._run(label, lambda logits: logits.argmax(-1))
+        return self._run(label, lambda logits, step: logits.argmax(-1))
 
-    def _run(self, label: int, choose: Callable[[Array], Array]) -> tuple[Array, list[Array]]:
+    def _run(self, label: int, choose: Callable[[Array, int], Array]) -> tuple[Array, list[Array]]:
         known: dict[str, Array] = {"label": np.array([label], np.int64)}
         maps = []
         for step, (scale, grid) in enumerate(zip(self.scales, self.config["grids"], strict=True)):
             known["guidance"] = np.array(self.config["guidance"][step], np.float32)
             known = {**known, **_outputs(scale, known)}
             logits = known.pop("logits")
-            chosen = choose(logits).astype(np.int64)
+            chosen = choose(logits, step).astype(np.int64)
             known["tokens"] = chosen.reshape(1, *grid, *chosen.shape[2:])
             maps.append(known["tokens"])
         return _outputs(self.decoder, known)["image"], maps

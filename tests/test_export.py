@@ -58,7 +58,10 @@ def test_the_files_share_their_weights(exported: Path) -> None:
     pipe = made(SMALL)
     numbers = sum(p.numel() for part in pipe.parts.modules() for p in part.parameters())
     assert (exported / "weights.bin").stat().st_size < 1.1 * 4 * numbers
-    assert json.loads((exported / "config.json").read_text())["size"] == [12, 20]
+    config = json.loads((exported / "config.json").read_text())
+    assert config["size"] == [12, 20]
+    assert config["guidance"] == [0.0, 1.0, 2.0]
+    assert config["draws"] == [True, True, True]
 
 
 def test_a_program_without_torch_makes_the_picture(exported: Path, tmp_path: Path) -> None:
