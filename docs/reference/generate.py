@@ -116,6 +116,9 @@ import notebooks  # noqa: E402
 
 with mkdocs_gen_files.open("figures.md", "w") as file:
     file.write(figures.page())
+# Where a repository is browsed a notebook is shown as it is; here its page is.
+with mkdocs_gen_files.open("index.md", "w") as file:
+    file.write(Path("docs/index.md").read_text("utf-8").replace(".ipynb)", ".md)"))
 for path in sorted(Path("docs/notebooks").glob("*.ipynb")):
     text, pictures = notebooks.page(notebooks.read(path), path.stem)
     with mkdocs_gen_files.open(f"notebooks/{path.stem}.md", "w") as file:
