@@ -173,10 +173,15 @@ def _exportable(pipe: Session) -> tuple[NextScaleModel, Sampler]:
             "export: this model is conditioned on something else than classes; only models of "
             "classes can be exported."
         )
-    if pipe.sampler != SAMPLER or getattr(pipe.settings, "soft", False):
+    if pipe.sampler != SAMPLER:
         raise FlexvarError(
-            f"export: the program beside the graphs draws as the sampler {SAMPLER} does, without "
-            f"soft; this model's settings are of {pipe.sampler!r}. Choose a preset of that sampler."
+            f"export: the program beside the graphs draws as the sampler {SAMPLER} does; this "
+            f"model's settings are of {pipe.sampler!r}. Choose a preset of that sampler."
+        )
+    if getattr(pipe.settings, "soft", False):
+        raise FlexvarError(
+            "export: the program beside the graphs has no mean codes (soft); choose a preset "
+            "without them."
         )
     if pipe.device.type != "cpu" or pipe.dtype != torch.float32:
         raise FlexvarError("export: load the model on the CPU in fp32.")
