@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from benchmarks import suites as known
-from benchmarks.harness import command, load, record
+from benchmarks.harness import checkout, command, load, record
 from benchmarks.harness.record import Row
 from flexvar.errors import FlexvarError
 
@@ -251,5 +251,6 @@ def _text(value: Any) -> str:
 
 
 if __name__ == "__main__":
+    checkout.make_ready()
     sys.argv = command.joined(sys.argv, "--backbone")
     command.execute(app)

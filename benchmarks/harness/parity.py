@@ -190,8 +190,13 @@ def plain_model(pipe: Pipeline) -> tuple[str, NextScaleModel] | None:
     spec = pipe.config.model.backbone
     assert spec is not None
     name = models.plain_of(spec.name)
-    if name is None:
-        return None
+    return None if name is None else (name, with_implementation(pipe, name))
+
+
+def with_implementation(pipe: Pipeline, name: str) -> NextScaleModel:
+    """The model by another implementation of its backbone, its weights the same tensors."""
+    spec = pipe.config.model.backbone
+    assert spec is not None
     described = pipe.config.model.model_dump(exclude_none=True)
     described["backbone"] = {"name": spec.name, **spec.options, "implementation": name}
     with torch.device("meta"):
@@ -205,7 +210,7 @@ def plain_model(pipe: Pipeline) -> tuple[str, NextScaleModel] | None:
         for key, buffer in other.named_buffers(recurse=False):
             if key in other._non_persistent_buffers_set:
                 setattr(module, key, buffer)
-    return name, model.eval()
+    return model.eval()
 
 
 def trial(pipe: Pipeline, layout: Layout, rows: int) -> Trial:

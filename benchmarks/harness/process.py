@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import suites
-from benchmarks.harness import record, roofline
+from benchmarks.harness import checkout, record, roofline
 from benchmarks.harness.load import Load
 from benchmarks.harness.suite import Case, Options, Red
 from flexvar.errors import FlexvarError, is_out_of_memory
@@ -87,6 +87,7 @@ def _where(error: BaseException) -> str:
 
 def main() -> None:
     """Read a request, write the result to a temporary name and move it there."""
+    checkout.make_ready()
     request, result = json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2])
     if sys.platform.startswith("linux"):
         # Where memory runs out it is this process that goes, not the one that writes the row.

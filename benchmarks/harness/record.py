@@ -138,6 +138,15 @@ def _cpu_name() -> str:
     return match[1] if match else platform.machine()
 
 
+def _files(where: Path) -> str:
+    """A mark of the code itself, for a checkout without git."""
+    digest = hashlib.sha256()
+    for folder in ("flexvar", "plugins", "benchmarks"):
+        for path in sorted((where / folder).rglob("*.py")):
+            digest.update(path.read_bytes())
+    return digest.hexdigest()[:6]
+
+
 def _commit() -> str:
     """The commit, and a mark of what was changed since; results are no change."""
     where = Path(__file__).parents[2]
@@ -150,7 +159,9 @@ def _commit() -> str:
             return ""
         return done.stdout.strip() if done.returncode == 0 else ""
 
-    commit = git("rev-parse", "--short", "HEAD") or "unknown"
+    commit = git("rev-parse", "--short", "HEAD")
+    if not commit:
+        return f"files-{_files(where)}"
     changes = git("diff", "HEAD", *rest) + git("ls-files", "--others", "--exclude-standard", *rest)
     if not changes:
         return commit

@@ -70,7 +70,7 @@ class Run:
                     waiting = []
                 while waiting and len(running) < self.jobs:
                     running.append(self._start(suite, waiting.pop(0)))
-                for child in [child for child in running if child.ended(self.timeout)]:
+                for child in [child for child in running if child.ended(self._limit(child))]:
                     running.remove(child)
                     row = self._finish(child)
                     sound &= row["status"] == "ok"
@@ -82,6 +82,10 @@ class Run:
             for child in running:
                 child.stop()
         return sound
+
+    def _limit(self, child: Child) -> float | None:
+        limits = [one for one in (self.timeout, child.case.limit_s) if one is not None]
+        return min(limits, default=None)
 
     def _spent(self) -> bool:
         return self.budget is not None and time.monotonic() - self._begun >= self.budget

@@ -74,6 +74,7 @@ class Case:
     is what `harness.measure.summary` gives. Its keys ``parity`` (what was compared, tolerance,
     greatest difference) and ``implementation`` (what really ran) become the row's own; ``work``,
     ``{"flops", "bytes", "of": name of a timing}``, is set against what the device can do.
+    limit_s: seconds after which the case is stopped and has failed, unless the user's are fewer.
     Raises `Red` if a parity check fails.
     """
 
@@ -81,6 +82,7 @@ class Case:
     name: str
     settings: Mapping[str, Any]
     run: Callable[[], dict[str, Any]]
+    limit_s: float | None = None
 
 
 class Red(Exception):  # noqa: N818 - the word for it

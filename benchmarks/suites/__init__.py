@@ -20,6 +20,8 @@ SUITES = {
     "ablation": "studies.ablation.suite",
     "backbones": "studies.backbones.suite",
     "editing": "benchmarks.suites.editing",
+    "launches": "benchmarks.suites.launches",
+    "gpu": "benchmarks.suites.gpu",
 }
 # Those that train many models, which takes an hour or more.
 TRAINING = ("ablation", "backbones")
