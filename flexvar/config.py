@@ -283,7 +283,10 @@ def load_yaml(path: str | Path) -> dict[str, Any]:
 
 
 def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, Any]:
-    """A copy of ``data`` with ``key.path=value`` assignments applied; values are YAML."""
+    """A copy of ``data`` with ``key.path=value`` assignments applied; values are YAML.
+
+    A part that is named alone takes options after its name: ``backbone=mamba backbone.depth=2``.
+    """
     result = _copy(data)
     for text in assignments:
         key, equals, value = text.partition("=")
@@ -296,7 +299,9 @@ def override(data: Mapping[str, Any], assignments: Iterable[str]) -> dict[str, A
             raise FlexvarError(f"{shown(text)}: more than {MOST_LEVELS} sections deep.")
         node = result
         for parent in parents:
-            node = node.setdefault(parent, {})
+            holder, node = node, node.setdefault(parent, {})
+            if isinstance(node, str) and re.fullmatch(r"[\w-]+", node):
+                node = holder[parent] = {"source" if parent == "data" else "name": node}
             if not isinstance(node, dict):
                 raise FlexvarError(
                     f"{shown(text)}: {shown(parent)} is a value, not a section with options."

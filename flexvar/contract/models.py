@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from flexvar import checkpoint
 from flexvar.build import Parts, plan
 from flexvar.checkpoint import CheckpointConfig
-from flexvar.components import Backbone, Position, PositionEmbedding
+from flexvar.components import Backbone, Condition, Position, PositionEmbedding
 from flexvar.contract.combination import NUM_CLASSES, Combination, Trial, model_of
 from flexvar.contract.measure import (
     BF16_TOLERANCE,
@@ -163,11 +163,21 @@ def moves_between_precisions(combination: Combination) -> None:
 
 
 def gradients_reach_every_weight(combination: Combination) -> None:
-    """The cross-entropy of the logits has a gradient for every trainable weight."""
+    """The cross-entropy of the logits has a gradient for every trainable weight.
+
+    Those of a backbone that accepts tokens have one at least where a condition has some.
+    """
     model, trials = combination.open()
+    accepts: frozenset[str] = getattr(model.backbone, "accepts", frozenset())
     for trial in trials[: len(LAYOUTS)]:
         logits = model(trial.labels_B, trial.inputs_BLC, trial.layout)
         torch.autograd.backward(token_losses(logits, trial.tokens).mean())
+        if "tokens" in accepts:
+            x_BLD = trial.noise(torch.empty(2, trial.layout.tokens, model.facts.width), 1.0)
+            condition = Condition(x_BLD[:, 0], trial.noise(torch.empty(2, 3, x_BLD.shape[2]), 1.0))
+            found = model.position(trial.layout)
+            position = Position(rotate_LR=found.rotate_LR)
+            model.backbone(x_BLD, condition, trial.layout, position).sin().sum().backward()
     for name, weight in model.named_parameters():
         if not weight.requires_grad:
             continue

@@ -175,7 +175,8 @@ class Registry:
         hint = f" Did you mean {near[0]!r}?" if near else ""
         text = f"Unknown {kind} {name!r}.{hint} Choices: {', '.join(choices) or 'none'}."
         if self.failures:
-            failed = "; ".join(f"{f.plugin} ({f.reason})" for f in self.failures)
+            # A mistake that a plugin makes in every hook is one mistake.
+            failed = "; ".join(dict.fromkeys(f"{f.plugin} ({f.reason})" for f in self.failures))
             text += f" Plugins that failed: {failed}. See `flexvar plugins --traceback`."
         return text
 

@@ -247,3 +247,14 @@ def test_a_tensor_without_values_is_no_picture(tiny):
 def test_the_widest_settings_that_are_taken_draw_tokens(tiny):
     for temperature in (1e-6, 1e6):
         assert tiny([0], seed=0, size=16, guidance=1e6, temperature=temperature).images
+
+
+def test_a_part_that_is_named_alone_takes_options_after_its_name() -> None:
+    assert override({"objective": {"name": "corrupted", "strength": 1}},
+                    ["objective=cross_entropy", "objective.scale_power=0.5", "data=digits",
+                     "data.size=16"]) == {
+        "objective": {"name": "cross_entropy", "scale_power": 0.5},
+        "data": {"source": "digits", "size": 16},
+    }  # fmt: skip
+    with pytest.raises(FlexvarError, match="'tokenizer' is a value, not a section"):
+        override({"tokenizer": "runs/tokenizer"}, ["tokenizer.depth=1"])

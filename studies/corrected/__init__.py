@@ -1,0 +1,1 @@
+"""Measured by itself; see measure.py."""
