@@ -38,9 +38,17 @@ def statements() -> list[Statement]:
         for name, path in one["values"].items():
             factor, _, rest = path.rpartition(" * ")
             alias, *keys = rest.split(" / ")
-            values[name] = float(factor or 1) * _look(_row(*given["rows"][alias]), keys)
+            values[name] = float(factor or 1) * _look(_row(*given["rows"][alias])["figures"], keys)
             aliases.append(alias)
         source = "<br>".join(_told(*given["rows"][alias]) for alias in dict.fromkeys(aliases))
+        found.append(Statement(one["page"], one["says"].format(**values), source))
+    for one in given["studied"]:
+        row = _studied(one["study"])
+        values = {}
+        for name, path in one["values"].items():
+            factor, _, rest = path.rpartition(" * ")
+            values[name] = float(factor or 1) * _look(row, rest.split(" / "))
+        source = f"`{one['command']}` ({row['machine']['cpu']}; `{one['study']}`)"
         found.append(Statement(one["page"], one["says"].format(**values), source))
     for one in given["counted"]:
         values = {
@@ -80,8 +88,14 @@ def _row(file: str, suite: str, case: str) -> dict[str, Any]:
     return rows[-1]
 
 
+@cache
+def _studied(file: str) -> dict[str, Any]:
+    """The newest row of a study, which keeps its rows beside its code."""
+    return json.loads((ROOT / file).read_text(encoding="utf-8").splitlines()[-1])
+
+
 def _look(row: dict[str, Any], keys: list[str]) -> float:
-    value: Any = row["figures"]
+    value: Any = row
     for key in keys:
         value = value[key]
     return float(value)
@@ -124,9 +138,9 @@ def page() -> str:
         "# Figures",
         "",
         "Every measured figure of these pages and of the README, the row it comes from, and the",
-        "command that makes that row again. Rows are in `benchmarks/results/`, with machine,",
-        "versions, spread and commit; the list is `docs/figures.yaml`. A test holds text, row and",
-        "rounding against each other, and finds figures without a row.",
+        "command that makes that row again. Rows are in `benchmarks/results/` and beside the",
+        "studies, with machine, versions and commit; the list is `docs/figures.yaml`. A test holds",
+        "text, row and rounding against each other, and finds figures without a row.",
         "",
     ]
     by_page: dict[str, list[Statement]] = {}

@@ -6,16 +6,21 @@ python -m studies.corrected.measure runs/bits-plain runs/bits-corrected
 from __future__ import annotations
 
 import argparse
+import json
+import time
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks.harness.record import machine
 from flexvar import Pipeline
 from flexvar.build import component
 from flexvar.config import ComponentSpec
 from flexvar.data import DataConfig, open_data, ordered_batches
 from flexvar.metrics.token_loss import token_losses
 
+RESULTS = Path(__file__).parent / "results.jsonl"
 SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
 
 
@@ -39,17 +44,29 @@ def losses(pipe: Pipeline, strength: float, images: int) -> float:
 
 
 def main() -> None:
-    """A row for each model, a column for each share."""
+    """A row for each model, a column for each share; kept in results.jsonl."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("models", nargs="+")
     parser.add_argument("--images", type=int, default=128)
     given = parser.parse_args()
     print("| model |", *(f"{share:.0%} |" for share in SHARES))
     print("|---|", *("---|" for _ in SHARES))
+    nats: dict[str, dict[str, float]] = {}
     for name in given.models:
         pipe = Pipeline.from_pretrained(name)
         row = [losses(pipe, share, given.images) for share in SHARES]
         print(f"| {name} |", *(f"{loss:.3f} |" for loss in row), flush=True)
+        columns = [f"{share:.0%}" for share in SHARES]
+        nats[Path(name).name] = dict(zip(columns, row, strict=True))
+    whole = {
+        "study": "corrected",
+        "images": given.images,
+        "nats_per_token": nats,
+        "machine": machine(),
+        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
+    }
+    with RESULTS.open("a", encoding="utf-8") as file:
+        file.write(json.dumps(whole) + "\n")
 
 
 if __name__ == "__main__":

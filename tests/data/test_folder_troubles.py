@@ -134,7 +134,7 @@ def test_names_that_are_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[st
             noise(9, 9).save(file, format="PNG")
     with open(bad + b"/br\xfcken.png", "wb") as file:
         file.write(b"x")
-    data_command(str(root), None, "8")
+    data_command(str(root), size="8")
     shown = capsys.readouterr().out
     assert r"caf\xe9\x1b[31m" in shown
     assert r"br\xfcken.png cannot be read" in shown

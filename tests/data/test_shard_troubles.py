@@ -305,7 +305,7 @@ def test_a_list_of_class_names_is_text(tmp_path: Path) -> None:
 
 def test_notes_reach_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tar(tmp_path / "a.tar", [*pairs(["0", "1"]), ("bare\n.pgm", png(2))])
-    data_command(str(tmp_path), None, "8")
+    data_command(str(tmp_path), size="8")
     assert "1 pictures without a label, among others with one: left out" in capsys.readouterr().out
 
 
