@@ -363,10 +363,13 @@ def _write(
         if value.name in constants or not value.uses():
             main.inputs.remove(value)
             if value.uses():
-                value.const_value = ir.tensor(graph.constant[value.name].numpy(), name=value.name)
-                main.initializers[value.name] = value
-    # What made the outputs that were dropped goes too.
-    import_module("onnx_ir.passes.common").RemoveUnusedNodesPass()(made)
+                name = str(value.name)
+                value.const_value = ir.tensor(graph.constant[name].numpy(), name=name)
+                main.initializers[name] = value
+    # What made the outputs that were dropped goes too, and notes that name files of this machine.
+    passes = import_module("onnx_ir.passes.common")
+    passes.RemoveUnusedNodesPass()(made)
+    passes.ClearMetadataAndDocStringPass()(made)
     shared.move(made, ir)
     ir.save(made, shared.folder / graph.name)
     return constants

@@ -247,7 +247,10 @@ class RowStream(PictureStream):
 
 def _library() -> Any:
     try:
-        return import_module("datasets")
+        library = import_module("datasets")
+        if not hasattr(library, "load_dataset"):  # a folder here of that name
+            raise ImportError
+        return library
     except ImportError:
         raise FlexvarError(
             "data source hf:NAME needs the library datasets, which is not installed: "
