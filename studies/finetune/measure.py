@@ -51,6 +51,17 @@ def held_out(out: Path) -> dict[str, float]:
     }
 
 
+def evaluated(model: Path, num: int, guidance: int | None = None) -> dict[str, float]:
+    """What the offline classifier says of samples, with the preset or with constant guidance."""
+    out = model / f"evaluated-{guidance or 'preset'}"
+    options = [] if guidance is None else ["--guidance", str(guidance)]
+    options += [] if guidance is None else ["--guidance-schedule", "constant"]
+    run("evaluate", "--model", str(model), "--num", str(num), "--metrics", "offline",
+        "--seed", "0", "--out", str(out), *options)  # fmt: skip
+    figures = json.loads((out / "results.json").read_text())["figures"]["offline"]
+    return {name: value for name, value in figures.items() if isinstance(value, int | float)}
+
+
 def main() -> None:
     """Train, evaluate, write a row."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -65,10 +76,12 @@ def main() -> None:
         out = asked.out / name
         options = [f"data={pictures}", f"out={out}", f"steps={asked.steps}"]
         seconds = run("train", "model", *words, *options)
-        run("evaluate", "--model", str(out), "--num", str(asked.num), "--metrics", "offline",
-            "--seed", "0", "--out", str(out / "evaluated"))  # fmt: skip
-        figures = json.loads((out / "evaluated" / "results.json").read_text())
-        row[name] = {"cpu_seconds": round(seconds, 1), "held_out": held_out(out), **figures}
+        row[name] = {"cpu_seconds": round(seconds, 1), "held_out": held_out(out)}
+        row[name]["cpu_seconds_per_step"] = round(seconds / asked.steps, 2)
+        row[name] |= evaluated(out, asked.num)
+        row[name]["by_guidance"] = {
+            f"{guidance} constant": evaluated(out, asked.num, guidance) for guidance in (3, 6)
+        }
         if (out / "adapter").is_dir():
             whole = sum(p.numel() for p in Pipeline.from_pretrained(out).model.parameters())
             own = load_adapter(out / "adapter").parameters
