@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import threading
 
 # Tests run side by side, and so do the processes they start: threads that wait for each other by
 # spinning would take the cores from one another. Before torch, which reads it once.
@@ -25,6 +27,13 @@ settings.load_profile("busy")
 
 # Distributions of their own, which are tested in environments of their own.
 collect_ignore = ["example_plugin", "old_plugin"]
+
+
+def pytest_configure() -> None:
+    """Undo what a shell does that starts the tests in the background: Ctrl-C would be ignored."""
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    if in_main_thread and signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", params=["flexvar", "var", "var_k10"])

@@ -124,10 +124,8 @@ def test_all_is_every_suite_but_the_ablation_and_leaves_out_what_cannot_be_loade
 
 
 def test_a_plugins_suite_is_listed_run_and_checked(bench):
-    said = bench("list")
-    assert "mine          A plugin's own" in said
-    assert (
-        "half          cannot be loaded: Suite 'half': bench_plugin_manifest lacks SUMMARY" in said
-    )
+    said = " ".join(bench("list").split())
+    assert "mine A plugin's own" in said
+    assert "half cannot be loaded: Suite 'half': bench_plugin_manifest lacks SUMMARY" in said
     assert bench("list", "mine").splitlines()[:2] == ["sound", "red"]
     assert "lacks SUMMARY, cases, sections" in bench.run("half", code=2)

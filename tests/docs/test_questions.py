@@ -11,7 +11,7 @@ ROOT = Path(__file__).parents[2]
 # Question: the page that answers it, and words of the answer.
 QUESTIONS = {
     "How do I install it, and do I need CUDA?": ("docs/getting-started.md", "No CUDA package"),
-    "How do I get a first picture?": ("README.md", "flexvar generate --model photos"),
+    "How do I get a first picture?": ("README.md", "flexvar generate --prompt"),
     "What is next-scale prediction?": ("docs/how-it-works.md", "scale"),
     "Which sizes can I ask for?": ("docs/faq.md", "multiple of the tokenizer's stride"),
     "How many steps are enough?": ("docs/faq.md", "How many steps?"),

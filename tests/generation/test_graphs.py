@@ -8,6 +8,7 @@ import warnings
 
 import pytest
 import torch
+from flexvar_plugins.backbones.adaln import AdaLnBackbone
 from helpers import TINY, shake
 from PIL import Image
 
@@ -251,7 +252,8 @@ def test_a_machine_that_cannot_compile_says_so_and_goes_on(pipe, monkeypatch):
         other.compile("fast")
 
 
-def test_a_backbone_without_regions_needs_to_know_nothing():
+def test_a_backbone_without_regions_needs_to_know_nothing(monkeypatch):
+    monkeypatch.delattr(AdaLnBackbone, "compile_regions")
     pipe = Pipeline.from_config(
         TINY | {"backbone": {"name": "mvar", "depth": 1, "width": 32}}, seed=1
     )
