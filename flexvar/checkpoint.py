@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from flexvar import __version__, distributions
 from flexvar.build import Parts, build_for_weights, list_lengths, shared_weights
+from flexvar.components.conditioner import takes
 from flexvar.config import ComponentConfig, ModelConfig, SamplerSpec, parse
 from flexvar.errors import CheckpointError, FlexvarError, cut, reason, shown
 from flexvar.files import parse_json, read_text, sweep, sync, whole_file
@@ -437,6 +438,7 @@ def card(
             "backbone": model.backbone.name,
             "position": model.position.name,
             "schedule": model.schedule.name,
+            "conditioner": model.conditioner.name,
         }
     rows = "\n".join(f"| {kind} | {value} |" for kind, value in kinds.items())
     trained = ""
@@ -453,13 +455,16 @@ def card(
         lines = (f"| {markdown(str(key))} | {_figure(value)} |" for key, value in figures.items())
         measured = "\n| figure | value |\n|---|---|\n" + "\n".join(lines) + "\n"
     use = f"pipe = Pipeline.from_pretrained({json.dumps(printable(name))})\n"
-    use += (
-        "picture = pipe.reconstruct(image)"
-        if model.backbone is None
-        else ("images = pipe(labels=[0], seed=0).images")
-    )
+    kind = "unconditional-image-generation"
+    if model.backbone is None:
+        use += "picture = pipe.reconstruct(image)"
+    elif takes(getattr(parts.model, "conditioner", None)) == "prompt":
+        kind = "text-to-image"
+        use += 'images = pipe(prompts=["..."], seed=0).images'
+    else:
+        use += "images = pipe(labels=[0], seed=0).images"
     return (
-        f"---\nlibrary_name: flexvar\npipeline_tag: unconditional-image-generation\n{terms}---\n"
+        f"---\nlibrary_name: flexvar\npipeline_tag: {kind}\n{terms}---\n"
         f"# {markdown(name)}\n\n{shot}A flexvar checkpoint with {count / 1e6:.1f} M parameters.\n\n"
         f"| part | component |\n|---|---|\n{rows}\n{trained}{measured}\n"
         f"```python\nfrom flexvar import Pipeline\n\n{use}\n```\n"
