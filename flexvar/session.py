@@ -374,10 +374,14 @@ class Session:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) in pixels that an image has unless told: that of training."""
+        """(height, width) in pixels that an image has unless told: that of training.
+
+        Of a model that does not say, the one its position or its schedule has a list for.
+        """
         if self.config.trained is not None:
             return self.config.trained.size
-        known = self.known_layouts
+        listed = getattr(self.parts.schedule, "layout", None)
+        known = self.known_layouts or ((listed,) if isinstance(listed, Layout) else ())
         last = known[0].last if known else Grid(USUAL_SIDE, USUAL_SIDE)
         stride = self.tokenizer.space.stride
         return last.h * stride, last.w * stride

@@ -24,7 +24,8 @@ class StepSchedule(Protocol):
     `FlexvarError` naming the most there can be if there are not that many. With ``rng`` it is
     a random layout for training.
 
-    Optional: ``any_layout()``, a schedule for any size, where this one refuses some.
+    Optional: ``any_layout()``, a schedule for any size, where this one refuses some; ``layout``,
+    the one list there is, whose last grid is a model's usual size.
     """
 
     Config: ClassVar[type[ComponentConfig]]
