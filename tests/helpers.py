@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +45,37 @@ class Golden:
     @property
     def layout(self) -> Layout:
         return Layout.of(*self.config["scales"])
+
+
+def signalled(
+    command: Sequence[object], begun: Callable[[], bool], signals: Sequence[int], *, pause: float
+) -> tuple[subprocess.Popen[str], str]:
+    """A command that leads a group of its own, ended by signals to all of it; what it said.
+
+    begun: whether it is where the signals should come; pause: seconds after each.
+    """
+    process = subprocess.Popen(
+        [*map(str, command)],
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    until = time.monotonic() + 500
+    try:
+        while not begun() and time.monotonic() < until:
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.1)
+        for number in signals:
+            os.killpg(process.pid, number)
+            time.sleep(pause)
+        said, _ = process.communicate(timeout=400)
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    return process, said
 
 
 def shake(pipe: Pipeline, seed: int = 0) -> Pipeline:

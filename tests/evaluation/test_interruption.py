@@ -6,7 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import signalled
 
 from flexvar.cli.output import terminated_as_interrupted
 from flexvar.evaluation.processes import shared_out
@@ -118,27 +118,12 @@ def test_the_command_says_how_to_go_on_and_goes_on(
     out = tmp_path / "out"
     command: list[Any] = [sys.executable, "-m", "flexvar", "evaluate", "--model", digits_dir]
     command += ["--num", "2000", "--steps", "3", "--metrics", "none", "--processes", "2"]
-    process = subprocess.Popen(
-        [*map(str, command), "--out", str(out)],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
+    process, said = signalled(
+        [*command, "--out", out],
+        lambda: any((out / "images").glob("*.png")),
+        WAYS[way],
+        pause=0.02,
     )
-    until = time.monotonic() + 500
-    try:
-        while not any((out / "images").glob("*.png")) and time.monotonic() < until:
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.1)
-        for one in WAYS[way]:
-            os.killpg(process.pid, one)
-            time.sleep(0.02)
-        said, _ = process.communicate(timeout=400)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
     assert process.returncode == 130, said
     assert said.splitlines()[-1] == (
         "Stopped; the images made so far are kept. The same command goes on."

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from helpers import signalled
 
 from flexvar.data.workers import serve
 from flexvar.training.guard import StopRequest
@@ -44,28 +45,9 @@ def test_a_signal_to_the_whole_group_saves_and_says_how_to_go_on(
     options = tokenizer_options(tmp_path / "run", steps=100_000, workers=2, log_every=1)
     recipe = tmp_path / "recipe.yaml"
     recipe.write_text(yaml.safe_dump(options))
-    words = [sys.executable, "-c", COMMAND, method, "train", "tokenizer", str(recipe)]
-    process = subprocess.Popen(
-        [*words, "--device", "cpu"],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    log, until = tmp_path / "run" / "log.jsonl", time.monotonic() + 500
-    try:
-        while not log.exists() and time.monotonic() < until:
-            assert process.poll() is None, process.communicate()[0]
-            time.sleep(0.1)
-        for _ in range(times):
-            os.killpg(process.pid, number)
-            time.sleep(0.05)
-        said, _ = process.communicate(timeout=400)
-    finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+    words = [sys.executable, "-c", COMMAND, method, "train", "tokenizer", recipe, "--device", "cpu"]
+    log = tmp_path / "run" / "log.jsonl"
+    process, said = signalled(words, log.exists, [number] * times, pause=0.05)
     assert process.returncode == 130, said
     assert "all is saved. Go on with:" in said
     assert "--resume" in said.splitlines()[-1]
