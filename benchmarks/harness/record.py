@@ -93,6 +93,12 @@ def read(path: Path) -> list[Row]:
     return rows
 
 
+def of_suite(path: Path, suite: str, *, quick: bool) -> list[Row]:
+    """The rows of a file that a suite's quick runs left, or its whole ones."""
+    rows = [row for row in read(path) if row["suite"] == suite]
+    return [row for row in rows if bool(row["settings"].get("quick")) == quick]
+
+
 def find(*, published: bool) -> dict[str, list[Row]]:
     """Rows by the title of their file in a report: this checkout's, or those that flexvar brings.
 

@@ -34,22 +34,14 @@ def statements() -> list[Statement]:
     given = yaml.safe_load((ROOT / "docs" / "figures.yaml").read_text(encoding="utf-8"))
     found = []
     for one in given["measured"]:
-        values, aliases = {}, []
-        for name, path in one["values"].items():
-            factor, _, rest = path.rpartition(" * ")
-            alias, *keys = rest.split(" / ")
-            values[name] = float(factor or 1) * _look(_row(*given["rows"][alias])["figures"], keys)
-            aliases.append(alias)
-        source = "<br>".join(_told(*given["rows"][alias]) for alias in dict.fromkeys(aliases))
-        found.append(Statement(one["page"], one["says"].format(**values), source))
+        aliases = dict.fromkeys(_keys(path)[0] for path in one["values"].values())
+        rows = {alias: _row(*given["rows"][alias])["figures"] for alias in aliases}
+        source = "<br>".join(_told(*given["rows"][alias]) for alias in aliases)
+        found.append(Statement(one["page"], _filled(one, rows), source))
     for one in given["studied"]:
         row = _studied(one["study"])
-        values = {}
-        for name, path in one["values"].items():
-            factor, _, rest = path.rpartition(" * ")
-            values[name] = float(factor or 1) * _look(row, rest.split(" / "))
         source = f"`{one['command']}` ({row['machine']['cpu']}; `{one['study']}`)"
-        found.append(Statement(one["page"], one["says"].format(**values), source))
+        found.append(Statement(one["page"], _filled(one, row), source))
     for one in given["counted"]:
         values = {
             name: parameters(value["backbone"]) / value["per"]
@@ -94,11 +86,20 @@ def _studied(file: str) -> dict[str, Any]:
     return json.loads((ROOT / file).read_text(encoding="utf-8").splitlines()[-1])
 
 
-def _look(row: dict[str, Any], keys: list[str]) -> float:
-    value: Any = row
-    for key in keys:
-        value = value[key]
-    return float(value)
+def _keys(path: str) -> list[str]:
+    """Where a figure lies, without the factor before it."""
+    return path.rpartition(" * ")[2].split(" / ")
+
+
+def _filled(one: dict[str, Any], row: dict[str, Any]) -> str:
+    """What a page says, with the figures of a row."""
+    values = {}
+    for name, path in one["values"].items():
+        value: Any = row
+        for key in _keys(path):
+            value = value[key]
+        values[name] = float(path.rpartition(" * ")[0] or 1) * float(value)
+    return one["says"].format(**values)
 
 
 def _told(file: str, suite: str, case: str) -> str:

@@ -26,8 +26,7 @@ def write(
 
     Example: python -m studies.ablation rows.jsonl
     """
-    rows = [row for row in record.read(results) if row["suite"] == SUITE]
-    rows = [row for row in rows if bool(row["settings"].get("quick")) == quick]
+    rows = record.of_suite(results, SUITE, quick=quick)
     if not rows:
         raise FlexvarError(f"{results} holds no rows of the ablation; run the suite first.")
     typer.echo(str(page.write(rows, trained.root_of(quick, root), out)))

@@ -24,8 +24,7 @@ def write(
 
     Example: python -m studies.backbones rows.jsonl
     """
-    rows = [row for row in record.read(results) if row["suite"] == SUITE]
-    rows = [row for row in rows if bool(row["settings"].get("quick")) == quick]
+    rows = record.of_suite(results, SUITE, quick=quick)
     if not rows:
         raise FlexvarError(f"{results} holds no such rows of the comparison; run the suite first.")
     typer.echo(str(page.write(rows, root_of(quick, root), out)))

@@ -11,7 +11,6 @@ likelihood of 100 held-out pictures of 1:2 at 32x64 px. A row for each seed goes
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from benchmarks.harness.record import machine
+from benchmarks.harness import record
 from flexvar import Pipeline
 from flexvar.config import parse
 from flexvar.training import ModelRecipe, train
@@ -116,9 +115,7 @@ def main() -> None:
             "cpu_seconds": round(time.process_time() - start, 1),
         }
         print(name, row[name], flush=True)
-    whole = {**row, "machine": machine(), "time": time.strftime("%F %T")}
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(whole) + "\n")
+    record.append(row, RESULTS)
 
 
 if __name__ == "__main__":

@@ -1,19 +1,17 @@
 """What self-correction changes: the loss of models whose context has more and more wrong bits.
 
-python -m studies.corrected.measure runs/bits-plain runs/bits-corrected
+python -m studies.corrected.measure runs/bits-plain runs/bits-model
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from benchmarks.harness.record import machine
+from benchmarks.harness import record
 from flexvar import Pipeline
 from flexvar.build import component
 from flexvar.config import ComponentSpec
@@ -54,19 +52,11 @@ def main() -> None:
     nats: dict[str, dict[str, float]] = {}
     for name in given.models:
         pipe = Pipeline.from_pretrained(name)
-        row = [losses(pipe, share, given.images) for share in SHARES]
-        print(f"| {name} |", *(f"{loss:.3f} |" for loss in row), flush=True)
-        columns = [f"{share:.0%}" for share in SHARES]
-        nats[Path(name).name] = dict(zip(columns, row, strict=True))
-    whole = {
-        "study": "corrected",
-        "images": given.images,
-        "nats_per_token": nats,
-        "machine": machine(),
-        "time": time.strftime("%Y-%m-%d %H:%M:%S"),
-    }
-    with RESULTS.open("a", encoding="utf-8") as file:
-        file.write(json.dumps(whole) + "\n")
+        found = {f"{share:.0%}": losses(pipe, share, given.images) for share in SHARES}
+        print(f"| {name} |", *(f"{loss:.3f} |" for loss in found.values()), flush=True)
+        nats[Path(name).name] = found
+    row = {"study": "corrected", "images": given.images, "nats_per_token": nats}
+    record.append(row, RESULTS)
 
 
 if __name__ == "__main__":

@@ -15,11 +15,10 @@ import os
 import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness.record import machine
+from benchmarks.harness import record
 from flexvar import Pipeline
 from flexvar.adapters import load_adapter
 from studies.finetune.pictures import write
@@ -87,9 +86,7 @@ def main() -> None:
             own = load_adapter(out / "adapter").parameters
             row[name] |= {"parameters": own, "share": round(own / whole, 4)}
         print(name, row[name], flush=True)
-    whole_row = {**row, "machine": machine(), "time": time.strftime("%F %T")}
-    with RESULTS.open("a") as file:
-        file.write(json.dumps(whole_row) + "\n")
+    record.append(row, RESULTS)
 
 
 if __name__ == "__main__":
