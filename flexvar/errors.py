@@ -76,6 +76,11 @@ def reason(error: BaseException, longest: int = LONGEST_VALUE) -> str:
     return cut(said, longest) or type(error).__name__
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an exception says, or its type if it says nothing."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 _repr = reprlib.Repr()
 _repr.maxstring = _repr.maxother = _repr.maxlong = LONGEST_VALUE
 _repr.maxlist = _repr.maxtuple = _repr.maxdict = 8

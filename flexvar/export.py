@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module, resources
 from pathlib import Path
 from typing import Any, cast
@@ -26,7 +27,7 @@ from flexvar.components.sampler import draws
 from flexvar.errors import FlexvarError, cut, one_line
 from flexvar.files import whole_folder, write_json
 from flexvar.generation.draw import guide
-from flexvar.generation.fork import mapped
+from flexvar.generation.fork import collected, mapped
 from flexvar.layout import Layout
 from flexvar.model import NextScaleModel
 from flexvar.resolve import Steps
@@ -259,14 +260,7 @@ def _guided(
 
 
 def _tensors(state: Any) -> list[Tensor]:
-    found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    mapped(state, note)
-    return found
+    return collected(partial(mapped, state))
 
 
 @torch.no_grad()

@@ -37,13 +37,8 @@ def locate(
     no model of that name. revision: of a hub id alone, a branch, tag or commit.
     Raises `CheckpointError` where there is none.
     """
-    if not isinstance(source, str | os.PathLike):
-        raise CheckpointError(
-            f"model: got {shown(source)}; expected a directory, a bundled name or a hub id."
-        )
-    path, text = Path(source).expanduser(), str(source)
-    folder = _folder(path, text)
-    is_id = re.fullmatch(_ID, text) is not None and ".." not in text and not _looks_local(text)
+    path, text = _read(source)
+    folder, is_id = _folder(path, text), _is_id(text)
     if revision is not None and (folder is not None or not is_id):
         raise CheckpointError(
             f"revision: got {shown(revision)} for {shown(text)}; only a hub id (owner/name) has "
@@ -81,8 +76,8 @@ def config_of(source: str | Path, registry: Registry | None = None) -> Checkpoin
     Raises `CheckpointError` where there is none, and for a released model that is not here and
     whose plugin does not say what it is.
     """
-    registry, text = registry or default_registry(), str(source)
-    path = Path(source).expanduser()
+    registry = registry or default_registry()
+    path, text = _read(source)
     if not _folder(path, text):
         if (name := _released(text, registry)) is not None:
             from flexvar import pull
@@ -95,12 +90,26 @@ def config_of(source: str | Path, registry: Registry | None = None) -> Checkpoin
                         f"`flexvar pull {text}` downloads it."
                     )
                 return parse(CheckpointConfig, model.config())
-        elif re.fullmatch(_ID, text) and not _looks_local(text) and not path.exists():
+        elif _is_id(text) and not path.exists():
             from flexvar import hub
 
             found = hub.cached(text, CONFIG) or hub.download(text, CONFIG)
             return read_config(found.parent)
     return read_config(locate(source, registry))
+
+
+def _read(source: str | Path) -> tuple[Path, str]:
+    """A source as a path and as text. Raises `CheckpointError` for what is neither."""
+    if not isinstance(source, str | os.PathLike):
+        raise CheckpointError(
+            f"model: got {shown(source)}; expected a directory, a bundled name or a hub id."
+        )
+    return Path(source).expanduser(), str(source)
+
+
+def _is_id(text: str) -> bool:
+    """Whether a text is meant for the hub."""
+    return re.fullmatch(_ID, text) is not None and ".." not in text and not _looks_local(text)
 
 
 def _released(text: str, registry: Registry) -> str | None:

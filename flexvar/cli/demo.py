@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from flexvar.cli import options
 from flexvar.cli.output import say
 
 
@@ -47,7 +48,6 @@ def demo(
     import warnings
 
     from flexvar import images
-    from flexvar.components.conditioner import takes
     from flexvar.errors import FlexvarError
     from flexvar.files import whole_file
     from flexvar.locate import bundled_names
@@ -70,7 +70,7 @@ def demo(
             warnings.simplefilter("ignore")  # the page is about sizes outside training
             known = of_class if label is not None or of_class in (pipe.class_names or ()) else None
             # Of a model of drawings a photograph shows nothing, unless somebody asks for it.
-            by_class = takes(pipe.model.conditioner) == "label"
+            by_class = options.word_of(pipe) == "label"
             made = pages.run(
                 pipe,
                 seed=seed,

@@ -12,6 +12,15 @@ Side = Annotated[int, Field(ge=1)]
 Split = Literal["train", "val"]
 
 
+# What stands before the name of a data set, of the hub or of a folder in its formats.
+HUB = "hf:"
+
+
+def names_data_set(source: str) -> bool:
+    """Whether a source is meant for the library ``datasets``; ``hf://`` is an address of shards."""
+    return source.startswith(HUB) and not source.startswith("hf://")
+
+
 class DataConfig(ComponentConfig):
     """A source of pictures and the rule that crops them: ``data: {source: photos, size: 64}``.
 
@@ -89,7 +98,7 @@ class DataConfig(ComponentConfig):
     @model_validator(mode="after")
     def _of_data_sets(self) -> DataConfig:
         given = [one for one in ("subset", "revision", "streaming") if getattr(self, one)]
-        if given and not (self.source.startswith("hf:") and not self.source.startswith("hf://")):
+        if given and not names_data_set(self.source):
             raise ValueError(f"{given[0]} is of data sets, source=hf:NAME; got {self.source!r}")
         return self
 

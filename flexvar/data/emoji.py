@@ -18,7 +18,7 @@ from PIL import Image
 
 from flexvar.data.colors import HUES, recolored
 from flexvar.data.config import DataConfig, Split
-from flexvar.data.sources import Defaults, choose_classes, no_validation, order_of
+from flexvar.data.sources import Defaults, choose_classes, held_out, no_validation
 from flexvar.errors import FlexvarError
 from flexvar.images import open_image
 
@@ -85,11 +85,6 @@ def drawings() -> tuple[Drawing, ...]:
                 )
             )
     return tuple(found)
-
-
-def held_out(text: str, fraction: float) -> bool:
-    """Whether a name, or a colour with a name, is held out of training: by its hash alone."""
-    return int.from_bytes(order_of(text)[:4], "big") < fraction * 2**32
 
 
 def colored(color: str | None, name: str) -> str:

@@ -11,28 +11,22 @@ from typing import Any
 
 from PIL import Image
 
-from flexvar.data.config import DataConfig, Split
+from flexvar.data.config import HUB, DataConfig, Split
 from flexvar.data.folders import USUAL_VAL_FRACTION
 from flexvar.data.listing import TRAINING, VALIDATION
 from flexvar.data.notes import Notes
-from flexvar.data.sources import Defaults, Raw, Source, choose_classes, no_validation
-from flexvar.data.stream import PictureStream, held_out
+from flexvar.data.sources import Defaults, Raw, Source, choose_classes, held_out, no_validation
+from flexvar.data.stream import PictureStream
 from flexvar.data.tables import COLUMNS, ONLY_CLASS, Listed, Row, captions_in, text_of
 from flexvar.errors import FlexvarError, cut, one_line
 from flexvar.images import open_image
 from flexvar.text import printable
 
-PREFIX = "hf:"
 # Files that are a data set by themselves -> the library's name of their format.
 FORMATS = {".parquet": "parquet", ".arrow": "arrow"}
 # What `Dataset.save_to_disk` leaves.
 SAVED = ("dataset_dict.json", "state.json")
 _ID = r"\w[\w.-]*(/\w[\w.-]*)?"
-
-
-def names_data_set(source: str) -> bool:
-    """Whether a source is meant for the library ``datasets``; ``hf://`` is an address of shards."""
-    return source.startswith(PREFIX) and not source.startswith("hf://")
 
 
 def open_data_set(config: DataConfig) -> Source:
@@ -259,14 +253,14 @@ def _library() -> Any:
 
 
 def _root(config: DataConfig) -> Path:
-    path = Path(config.source.removeprefix(PREFIX)).expanduser().absolute()
+    path = Path(config.source.removeprefix(HUB)).expanduser().absolute()
     return path if path.is_dir() else path.parent
 
 
 def _load(config: DataConfig) -> dict[str, Any]:
     """The splits of a data set by name, as tables or as streams."""
     library = _library()
-    name = config.source.removeprefix(PREFIX)
+    name = config.source.removeprefix(HUB)
     path = Path(name).expanduser()
     local = path.exists()
     if local and config.revision is not None:
@@ -314,7 +308,7 @@ def _failure(error: Exception, config: DataConfig, local: bool) -> FlexvarError:
 
     from flexvar import hub
 
-    name = config.source.removeprefix(PREFIX)
+    name = config.source.removeprefix(HUB)
     if local or isinstance(error, ValueError | NotImplementedError | RuntimeError):
         return FlexvarError(f"data source {config.source!r} cannot be read: {_said(error)}")
     if constants.HF_HUB_OFFLINE:

@@ -14,8 +14,8 @@ from flexvar.data.names import read_class_names
 from flexvar.data.notes import Notes
 from flexvar.data.shard_files import find, opened, scheme
 from flexvar.data.shard_samples import Entry, Index, entries, take_stock
-from flexvar.data.sources import Defaults, Raw, choose_classes, no_validation
-from flexvar.data.stream import PictureStream, held_out
+from flexvar.data.sources import Defaults, Raw, choose_classes, held_out, no_validation
+from flexvar.data.stream import PictureStream
 from flexvar.data.tar import DamagedError, Tar
 from flexvar.errors import FlexvarError
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from PIL import Image
 
-from flexvar.data.config import DataConfig, Split
+from flexvar.data.config import DataConfig, Split, names_data_set
 from flexvar.errors import FlexvarError
 from flexvar.text import printable
 
@@ -90,7 +90,7 @@ def open_source(config: DataConfig) -> Source:
         return emoji.Emoji(config)
     if config.source == "emoji-colors":
         return emoji.ColoredEmoji(config)
-    if hub_sets.names_data_set(config.source):
+    if names_data_set(config.source):
         return hub_sets.open_data_set(config)
     if names_shards(config.source):
         return shards.Shards(config)
@@ -132,6 +132,11 @@ def choose_classes(found: Sequence[str], wanted: Sequence[str] | None) -> tuple[
 def order_of(name: str) -> bytes:
     """A key that sorts names in an order that looks random and never changes."""
     return hashlib.sha256(name.encode("utf-8", "surrogateescape")).digest()
+
+
+def held_out(name: str, fraction: float) -> bool:
+    """Whether a sample is held out of training; follows from its name alone."""
+    return int.from_bytes(order_of(name)[:4], "big") < fraction * 2**32
 
 
 def no_validation(config: DataConfig, why: str) -> FlexvarError:

@@ -9,7 +9,7 @@ from itertools import count, islice
 import numpy as np
 
 from flexvar.data.sampler import random_source, shuffled
-from flexvar.data.sources import Raw, order_of
+from flexvar.data.sources import Raw
 from flexvar.errors import FlexvarError
 
 # Samples that wait in memory to be shuffled, beside the shuffled order of the parts.
@@ -63,11 +63,6 @@ class PictureStream(ABC):
                     f"{self.title} gave no picture"
                     + "".join(f"; {why}" for why in self.problems.values())
                 )
-
-
-def held_out(key: str, fraction: float) -> bool:
-    """Whether a sample is held out of training; follows from its name alone."""
-    return int.from_bytes(order_of(key)[:4], "big") < fraction * 2**32
 
 
 def _through_buffer(samples: Iterator[Raw], random: np.random.Generator) -> Iterator[Raw]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import nn
 
-from flexvar.errors import FlexvarError
+from flexvar.errors import FlexvarError, first_line
 from flexvar.generation.graphs import CudaRecorder, Graphs
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def _with_regions(
         with_regions = _seconds_of_a_picture(session)
     except Exception as error:  # no compiler, no Triton: whatever the machine lacks
         compile_regions(session.model, None)
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = first_line(error)
         if keep:
             session._warn_once("regions", f"Blocks cannot be compiled here: {first}")
         return False, f"blocks cannot be compiled here ({first})", (plain, None)

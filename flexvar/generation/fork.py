@@ -26,6 +26,18 @@ def mapped(state: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return _mapped(state, function, {}, own=False)
 
 
+def collected(over: Callable[[Callable[[Tensor], Tensor]], object]) -> list[Tensor]:
+    """The tensors that ``over``, such as `mapped` of a state, calls a function with, in order."""
+    found: list[Tensor] = []
+
+    def note(tensor: Tensor) -> Tensor:
+        found.append(tensor)
+        return tensor
+
+    over(note)
+    return found
+
+
 def _mapped(
     value: Any, function: Callable[[Tensor], Tensor], seen: dict[int, Any], *, own: bool
 ) -> Any:

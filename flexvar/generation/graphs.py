@@ -13,6 +13,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, Protocol
 
 import torch
@@ -21,6 +22,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from flexvar.components.conditioner import each
+from flexvar.errors import first_line
+from flexvar.generation.fork import collected
 from flexvar.generation.known import Known
 from flexvar.generation.loop import Generated
 from flexvar.generation.plan import Share
@@ -167,8 +170,7 @@ class Graphs:
             _check(made, graph(share))
         except Exception as error:  # a driver and any plugin may raise anything
             graph = None
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            self._warn(f"No graph of {what}, which runs without: {first}")
+            self._warn(f"No graph of {what}, which runs without: {first_line(error)}")
         else:
             self._say(f"recorded {what} in {time.perf_counter() - begun:.1f} s")
         self._graphs[key] = graph
@@ -254,14 +256,7 @@ def mapped(share: Share, function: Callable[[Tensor], Tensor]) -> Share:
 
 def tensors(share: Share) -> list[Tensor]:
     """All tensors of a share whose noise can be asked for again, as `mapped` gives it."""
-    found: list[Tensor] = []
-
-    def note(tensor: Tensor) -> Tensor:
-        found.append(tensor)
-        return tensor
-
-    mapped(share, note)
-    return found
+    return collected(partial(mapped, share))
 
 
 def _outputs(made: Generated) -> list[Tensor]:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from flexvar import images
 from flexvar.components.conditioner import takes
-from flexvar.data.emoji import colored, drawings, held_out
+from flexvar.data.emoji import colored, drawings
+from flexvar.data.sources import held_out
 from flexvar.errors import FlexvarError
 from flexvar.layout import Grid
 from flexvar.pipeline import Pipeline

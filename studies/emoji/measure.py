@@ -22,8 +22,8 @@ from PIL import Image
 from flexvar import Pipeline
 from flexvar.data import DataConfig, open_data
 from flexvar.data.colors import HUES, color_name
-from flexvar.data.emoji import drawings, held_out
-from flexvar.data.sources import order_of
+from flexvar.data.emoji import drawings
+from flexvar.data.sources import held_out, order_of
 from flexvar.evaluation.nearest import (
     Gallery,
     descriptors,

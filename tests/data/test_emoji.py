@@ -9,7 +9,8 @@ from PIL import Image
 from flexvar import FlexvarError
 from flexvar.data import DataConfig, open_data
 from flexvar.data.colors import HUES, color_name, recolored, ruling_hue
-from flexvar.data.emoji import Drawing, Drawings, drawings, held_out
+from flexvar.data.emoji import Drawing, Drawings, drawings
+from flexvar.data.sources import held_out
 
 GROUND = (240, 236, 226)
 

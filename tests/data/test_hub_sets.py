@@ -11,7 +11,7 @@ from pictures import noise
 
 from flexvar import FlexvarError
 from flexvar.data import DataConfig, Dataset, batches, open_data, ordered_batches
-from flexvar.data.hub_sets import names_data_set
+from flexvar.data.config import names_data_set
 from flexvar.data.report import survey
 from flexvar.data.stream import PictureStream
 

@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol, get_args
 import torch
 from torch import Tensor
 
-from flexvar.errors import FlexvarError
+from flexvar.components import FrozenEncoder
+from flexvar.errors import FlexvarError, first_line
 
 EncoderName = Literal["wordllama", "hf", "embeddings"]
 ENCODERS: tuple[EncoderName, ...] = get_args(EncoderName)
@@ -89,9 +90,9 @@ class TransformersEncoder:
             config = AutoConfig.from_pretrained(source)
             model = AutoModel.from_pretrained(source, use_safetensors=True)
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise MissingEncoderError(
-                f"conditioner.source: transformers gives no text encoder for {source!r}: {reason}"
+                f"conditioner.source: transformers gives no text encoder for {source!r}: "
+                f"{first_line(error)}"
             ) from None
         if getattr(config, "is_encoder_decoder", False):
             model = model.get_encoder()
@@ -132,7 +133,7 @@ class HiddenStates:
             config = transformers.AutoConfig.from_pretrained(source)
             model = _encoder_class(config).from_pretrained(source, **options)
         except Exception as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise MissingEncoderError(
                 f"conditioner.source: transformers gives no text encoder for {source!r}: {reason}. "
                 "Download it where there is a network, or name its directory; features computed "
@@ -202,6 +203,16 @@ def weights_of(source: str) -> int | None:
     except Exception:  # whatever its files hold
         return KNOWN_WEIGHTS.get(source)
     return sum(one.numel() for one in _encoder_of(model).parameters())
+
+
+def frozen(
+    encoder: str, source: str | None, dtype: torch.dtype, *, released: bool
+) -> FrozenEncoder | None:
+    """The network that reads words, its weights held in ``dtype``; None if none does."""
+    if encoder != "hf" or source is None:
+        return None
+    count = weights_of(source)
+    return FrozenEncoder(source, None if count is None else count * dtype.itemsize, released)
 
 
 def release() -> None:

@@ -191,10 +191,7 @@ class TextConditioner(nn.Module):
     def encoder(self) -> FrozenEncoder | None:
         """The text encoder, in fp32 and kept, if words are read by a network."""
         config = self.config
-        if config.encoder != "hf" or config.source is None:
-            return None
-        count = encoders.weights_of(config.source)
-        return FrozenEncoder(config.source, None if count is None else 4 * count, False)
+        return encoders.frozen(config.encoder, config.source, torch.float32, released=False)
 
     def null(self, inputs: Inputs) -> Inputs:
         """No words in any row."""

@@ -144,11 +144,8 @@ class AttentionPoolConditioner(nn.Module):
     def encoder(self) -> FrozenEncoder | None:
         """The text encoder, if words are read by one."""
         config = self.config
-        if config.encoder != "hf" or config.source is None:
-            return None
-        count = encoders.weights_of(config.source)
-        size = None if count is None else count * getattr(torch, config.dtype).itemsize
-        return FrozenEncoder(config.source, size, config.release)
+        dtype = getattr(torch, config.dtype)
+        return encoders.frozen(config.encoder, config.source, dtype, released=config.release)
 
     def null(self, inputs: Inputs) -> Inputs:
         """No condition in any row, as long as what is there."""
