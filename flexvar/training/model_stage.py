@@ -19,6 +19,7 @@ from flexvar.build import build, component, plan, settle
 from flexvar.checkpoint import CheckpointConfig, Trained
 from flexvar.checkpoint import load as load_checkpoint
 from flexvar.components import (
+    Conditioner,
     Facts,
     Objective,
     Pairs,
@@ -367,13 +368,25 @@ class ModelStage(Stage):
             return {"labels": list(recipe.sample_labels)}
         if kind == "label":
             return {"labels": list(range(count))[:MOST_SAMPLES]}
-        if kind == "prompt" and self.config.class_names is not None:
+        if kind == "prompt" and self.config.class_names is not None and count > 1:
             shown = min(count, MOST_SAMPLES)
             return {"labels": [number * count // shown for number in range(shown)]}
+        if kind == "prompt":
+            return {"prompts": self._captions(pipe.model.conditioner)}
         if kind == "image":
             pictures = next(ordered_batches(self.validation_data, batch_size=MOST_SAMPLES))
             return {"prompts": list(pictures.images_B3HW / 2 + 0.5)}
         return {"prompts": [None] * MOST_SAMPLES}
+
+    def _captions(self, conditioner: Conditioner) -> list[str]:
+        """The first captions of the held-out pictures, each once."""
+        found: dict[str, None] = {}
+        limit = self.recipe.validation_images
+        for batch in ordered_batches(self.validation_data, batch_size=MOST_SAMPLES, limit=limit):
+            found |= dict.fromkeys(conditions.values(conditioner, batch, self.config.class_names))
+            if len(found) >= MOST_SAMPLES:
+                break
+        return list(found)[:MOST_SAMPLES]
 
     def save_more(self, directory: Path, weights: dict[str, Tensor]) -> None:
         """The adapter, of a run with LoRA."""
@@ -425,10 +438,15 @@ class ModelStage(Stage):
         ]
 
     def next_command(self, directory: Path) -> str:
-        """Pictures of a class."""
+        """Pictures of a class, or of words."""
         command = ["flexvar", "generate", "--model", str(directory)]
         if self.recipe.sample_prompts:
             return shlex.join([*command, "--prompt", self.recipe.sample_prompts[0]])
+        conditioner = cast(Conditioner, self.players["main"].module.conditioner)
+        if takes(conditioner) == "prompt":
+            return shlex.join([*command, "--prompt", self._captions(conditioner)[0]])
+        if takes(conditioner) in ("image", "nothing"):
+            return shlex.join(command)
         name = (self.config.class_names or ("0",))[0]
         return shlex.join([*command, "--label", name])
 

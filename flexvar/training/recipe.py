@@ -274,6 +274,20 @@ class ModelRecipe(TrainRecipe):
             )
         return data
 
+    @model_validator(mode="before")
+    @classmethod
+    def _a_sampler_is_a_presets(cls, data: Any) -> Any:
+        presets = data.get("presets") if isinstance(data, dict) else None
+        listed = list(presets.values()) if isinstance(presets, dict) else []
+        if isinstance(data, dict) and any(
+            isinstance(one, dict) and "sampler" in one for one in (data, *listed)
+        ):
+            raise ValueError(
+                "sampler: a preset names it, with its options; write "
+                "presets: {default: {name: SAMPLER, OPTION: VALUE}}"
+            )
+        return data
+
 
 # Kinds of components by the key of a recipe that names one.
 PARTS: dict[Kind, str] = {

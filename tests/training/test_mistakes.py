@@ -61,6 +61,8 @@ def run(tmp_path: Path, trained_tokenizer: Path, capsys: pytest.CaptureFixture[s
         ("tokenizer steps", "write key=value"),
         ("tokenizer start_from=photos", "start_from (photos) do not fit"),
         ("model start_from=photos", "These look like depth 6; the config says 2"),
+        ("model sampler=ssg", "sampler: a preset names it"),
+        ("model presets.default.sampler=ssg", "presets: {default: {name: SAMPLER"),
         ("model sample_labels=[3,99]", "sample_labels: got 99; the data has 10 classes"),
         ("model tokenizer=nowhere", "There is no checkpoint nowhere"),
         ("model tokenizer=photos data.size=20", "stride 8"),

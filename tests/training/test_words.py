@@ -58,6 +58,20 @@ def test_captions_are_learnt_and_tell_pictures_apart(
     assert pipe.classify(files[2], prompts=["fortress", "fruit"]) == "fortress"
 
 
+def test_samples_and_the_command_that_follows_take_the_captions(
+    tmp_path: Path, trained_tokenizer: Path
+) -> None:
+    recipe = options(
+        trained_tokenizer, tmp_path / "run", pictures(tmp_path / "data"), steps=1, sample_every=1
+    )
+    said: list[str] = []
+    train(parse(ModelRecipe, recipe), device="cpu", say=said.append)
+    assert said[-1].endswith("--prompt octopus")
+    # A picture for each of the four captions, not one for the only class.
+    grid = Image.open(next((tmp_path / "run").rglob("*.png")))
+    assert grid.width > 3 * grid.height
+
+
 def test_a_cache_keeps_captions(tmp_path: Path, trained_tokenizer: Path) -> None:
     data = pictures(tmp_path / "data")
     cache = {"directory": str(tmp_path / "cache"), "views": 1}
