@@ -126,3 +126,8 @@ def test_a_dry_run_reads_no_weights_and_writes_nothing(
     assert "Memory for 64x64 px (3 images, one at a time)" in done.output
     assert "most at a time" in done.output
     assert not out.exists()
+    # As without it, a label takes the bundled model where none is named.
+    unnamed = [word for word in call if word not in ("--model", "photos")]
+    again = CliRunner().invoke(application(), [*unnamed, "--device", "cpu"])
+    assert "model photos, which comes along" in again.output
+    assert again.output.endswith(done.output)

@@ -123,6 +123,7 @@ def generate(
     }
     given = {name: value for name, value in given.items() if value is not None}
     if dry_run:
+        model = _bundled(model, label, prompt)
         _plan(model, num * max(1, len(label or prompt or ())), batch, device, dtype, preset, tile,
               from_, given)  # fmt: skip
         return
@@ -131,7 +132,6 @@ def generate(
     from flexvar import images
     from flexvar.cli import again
     from flexvar.conditions import caption_of
-    from flexvar.locate import bundled_for
     from flexvar.pipeline import Pipeline
     from flexvar.result import next_number
     from flexvar.scales import Scales
@@ -141,10 +141,7 @@ def generate(
         assert from_ is not None
         model = again.model_of(settings, model, from_)
         dtype = dtype or str(settings.get("dtype", "fp32"))
-    if model is None and (prompt or label):
-        model = bundled_for(words=bool(prompt))
-        if model is not None:
-            say(f"model {model}, which comes along (--model takes another)")
+    model = _bundled(model, label, prompt)
     if model is None:
         raise FlexvarError("There is no model; name one: --model photos (or a directory).")
     pipe = Pipeline.from_pretrained(model, device=device, dtype=dtype or "fp32", preset=preset)
@@ -208,6 +205,17 @@ def generate(
     count = f"{len(pictures)} image" + ("s" if len(pictures) > 1 else "")
     where = out / f"{begin:05d}.png" if len(pictures) == 1 else out
     say(f"{count} of {height}x{width} px in {where} (seed {given['seed']})")
+
+
+def _bundled(model: str | None, label: list[str] | None, prompt: list[str] | None) -> str | None:
+    """The model that was named, or the bundled one for a label or words."""
+    if model is None and (prompt or label):
+        from flexvar.locate import bundled_for
+
+        model = bundled_for(words=bool(prompt))
+        if model is not None:
+            say(f"model {model}, which comes along (--model takes another)")
+    return model
 
 
 def _plan(

@@ -99,8 +99,8 @@ def open_source(config: DataConfig) -> Source:
         near = get_close_matches(config.source, BUILT_IN, n=1)
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise FlexvarError(
-            f"data source {config.source!r}: there is no such folder, and the built-in sets are "
-            f"{', '.join(BUILT_IN)}. A data set of the hub is written hf:OWNER/NAME.{hint}"
+            f"data source {config.source!r}: there is no such folder or file, and the built-in "
+            f"sets are {', '.join(BUILT_IN)}. A data set of the hub is written hf:OWNER/NAME.{hint}"
         )
     if path.is_file() and path.suffix.lower() in (".zip", *tables.TABLES):
         return tables.Zip(config) if path.suffix.lower() == ".zip" else tables.Table(config)
