@@ -21,7 +21,7 @@ demo: install
 	$(BIN)/flexvar demo
 
 test: install
-	$(BIN)/python -m pytest -n 2
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Which lines no test runs: a list of files, and a page of each in htmlcov/.
 coverage: install

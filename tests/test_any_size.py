@@ -1,14 +1,13 @@
 """Any size: smooth step lists, positions beyond their list, large pictures, and how they come."""
 
 import re
-import subprocess
-import sys
 import warnings
 from collections import Counter
 from itertools import pairwise
 
 import pytest
 import torch
+from commands import command
 from flexvar_plugins.positions.per_scale import PerScale
 from flexvar_plugins.schedules.explicit import Explicit
 from flexvar_plugins.schedules.ladder import growth, ladder
@@ -222,13 +221,9 @@ def test_scales_of_a_residual_tokenizer():
 
 
 def test_the_command_shows_scales(tiny_dir, tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-m", "flexvar", "generate", "--model", tiny_dir, "--label", "cat",
-         "--size", "16x24", "--seed", "3", "--tile", "8", "--any-size", "--show-scales",
-         "--out", tmp_path],
-        capture_output=True,
-        text=True,
-    )  # fmt: skip
+    done = command("flexvar", "generate", "--model", tiny_dir, "--label", "cat",
+                   "--size", "16x24", "--seed", "3", "--tile", "8", "--any-size", "--show-scales",
+                   "--out", tmp_path)  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert re.search("1 image of 16x24 px", done.stdout)
     assert Image.open(tmp_path / "00000-scales.png").size == (6 * 26 - 2, 16)

@@ -1,7 +1,6 @@
 """Every command as a process: what it writes, what it says, and exit code 2 for bad input."""
 
 import json
-import os
 import resource
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import command
 from helpers import GOLDEN
 from PIL import Image
 from safetensors.torch import load_file
@@ -21,12 +21,7 @@ SHELL = [sys.executable, "-m", "flexvar"]
 
 
 def run(*arguments, code=0, **environment):
-    done = subprocess.run(
-        [*SHELL, *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "100", **environment},
-    )
+    done = command("flexvar", *arguments, environment={"COLUMNS": "100", **environment})
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done

@@ -1,7 +1,5 @@
 """Editing: what is kept and what is generated, for any mask, size, tokenizer and backbone."""
 
-import subprocess
-import sys
 import warnings
 from functools import cache
 from pathlib import Path
@@ -9,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from commands import command
 from helpers import TINY, TINY_CNN, Golden, shake
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -495,11 +494,7 @@ def test_a_misspelt_keyword(tiny):
 
 
 def run(*arguments, code=0):
-    done = subprocess.run(
-        [sys.executable, "-m", "flexvar", "edit", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-    )
+    done = command("flexvar", "edit", *arguments)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done

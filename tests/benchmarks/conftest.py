@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
+from commands import command
 
 ROOT = Path(__file__).parents[2]
 MANIFEST = """
@@ -154,19 +152,12 @@ class Bench:
 
     def __call__(self, *arguments: Any, code: int = 0, **environment: str) -> str:
         """Standard output and error of a command that has to end with this code."""
-        paths = [ROOT, ROOT / "plugins", self.folder / "plugin", os.environ.get("PYTHONPATH")]
-        done = subprocess.run(
-            [sys.executable, "-m", "benchmarks", *map(str, arguments)],
-            env={
-                **os.environ,
-                "PYTHONPATH": os.pathsep.join(str(path) for path in paths if path),
-                "OMP_NUM_THREADS": "1",
-                **environment,
-            },
+        done = command(
+            "benchmarks",
+            *arguments,
+            environment=environment,
+            paths=[ROOT, ROOT / "plugins", self.folder / "plugin"],
             cwd=self.folder,
-            capture_output=True,
-            text=True,
-            timeout=240,
         )
         said = done.stdout + done.stderr
         assert done.returncode == code, said

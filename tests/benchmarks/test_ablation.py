@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import json
 import multiprocessing
-import os
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from commands import command
 
 from benchmarks.harness.suite import Options, Red
 from flexvar.components import Facts
@@ -198,10 +196,9 @@ def test_two_processes_that_want_one_run_train_it_once(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_the_runner_trains_and_measures_a_case(tmp_path: Path) -> None:
     out, name = tmp_path / "rows.jsonl", f"tokenizer: {plan.D_RESIDUAL}"
-    command = [sys.executable, "-m", "benchmarks", "run", "ablation", "--quick", "--device", "cpu",
-               "--filter", name, "--out", str(out)]  # fmt: skip
-    environment = {**os.environ, "FLEXVAR_ABLATION_RUNS": str(tmp_path)}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    words = ["run", "ablation", "--quick", "--device", "cpu", "--filter", name, "--out", out]
+    environment = {"FLEXVAR_ABLATION_RUNS": str(tmp_path)}
+    done = command("benchmarks", *words, environment=environment)
     assert (tmp_path / "quick").is_dir()
     assert done.returncode == 0, done.stdout + done.stderr
     (found,) = map(json.loads, out.read_text().splitlines())
@@ -255,10 +252,7 @@ def test_the_page_keeps_what_was_written_below_a_table(tmp_path: Path) -> None:
 
 
 def test_a_missing_results_file_is_a_message(tmp_path: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "studies.ablation", str(tmp_path / "none.jsonl")],
-        capture_output=True, text=True,
-    )  # fmt: skip
+    done = command("studies.ablation", tmp_path / "none.jsonl")
     assert done.returncode == 2
     assert "No such file" in done.stderr
     assert "Traceback" not in done.stderr

@@ -100,7 +100,8 @@ def test_mistakes_are_explained(tmp_path: Path) -> None:
         with pytest.raises(FlexvarError, match=message):
             open_data(DataConfig(source=str(source), **options), split)
 
-    refused("'fotos': there is no such folder or file.*photos, digits.*Did you mean 'photos'", "fotos")
+    told = "'fotos': there is no such folder or file.*photos, digits.*Did you mean 'photos'"
+    refused(told, "fotos")
     refused("there is no such folder", tmp_path / "absent")
     (tmp_path / "empty").mkdir()
     refused("empty holds no picture. Expected .*/CLASS/", tmp_path / "empty")

@@ -1,18 +1,16 @@
 """``flexvar evaluate`` as a process: files, resuming, processes, and mistakes."""
 
 import json
-import os
 import re
 import shlex
 import shutil
-import subprocess
-import sys
 import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from commands import command
 from PIL import Image
 
 from flexvar.build import build
@@ -27,14 +25,9 @@ ALL = "offline,tokenizer,fid,is,precision-recall"
 
 
 def evaluate(*arguments, code=0, stand_in=True):
-    path = os.environ.get("PYTHONPATH", "")
-    path = os.pathsep.join([str(STAND_IN), path]) if stand_in else path
-    done = subprocess.run(
-        [sys.executable, "-m", "flexvar", "evaluate", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        env={**os.environ, "COLUMNS": "100", "PYTHONPATH": path},
-    )
+    paths = [STAND_IN] if stand_in else []
+    environment = {"COLUMNS": "100"}
+    done = command("flexvar", "evaluate", *arguments, environment=environment, paths=paths)
     assert done.returncode == code, done.stderr
     assert "Traceback" not in done.stderr
     return done
