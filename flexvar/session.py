@@ -29,7 +29,8 @@ from flexvar.generation.seeds import generators
 from flexvar.layout import Grid, Layout
 from flexvar.locate import config_of, locate
 from flexvar.model import NextScaleModel
-from flexvar.ops import tiled_decode
+from flexvar.ops import int8, tiled_decode
+from flexvar.ops.linear import from_int8, to_int8
 from flexvar.ops.precision import DTYPES, parse_device, parse_dtype, send
 from flexvar.ops.precision import cast as cast_weights
 from flexvar.plugin import Registry, default_registry
@@ -178,7 +179,9 @@ class Session:
 
         largest_file: bytes above which weights go into several files, with an index; 5 GB unless
         given.
+        Raises `FlexvarError` for a model in int8.
         """
+        self._refuse_int8("save_pretrained")
         return checkpoint.save(
             directory, self.config, self.parts, self.registry, largest_file=largest_file
         )
@@ -201,8 +204,10 @@ class Session:
         shows: a PIL picture of samples, figures of an evaluation by name, the weights' license
         (``mit``). largest_file: as of `save_pretrained`. create: options of
         ``HfApi.create_repo``, such as ``private=True``.
-        Raises `FlexvarError` without a token that may write there, a network or a valid name.
+        Raises `FlexvarError` without a token that may write there, a network or a valid name, and
+        for a model in int8.
         """
+        self._refuse_int8("push_to_hub")
         import tempfile
 
         from flexvar import hub
@@ -234,9 +239,11 @@ class Session:
         """Move the weights, in place; ``device`` may be a name, "auto", or None to stay.
 
         A dtype may come first, as with torch's own. In bf16 or fp16 the weights are held so; what
-        has to be exact stays in fp32. Back in another precision they are the ones of the
-        checkpoint again, not the rounded ones.
-        Raises `FlexvarError` if rounded weights are to be exact that are no checkpoint's.
+        has to be exact stays in fp32. int8, on a CPU, is of the backbone's linear layers
+        (`flexvar.ops.int8`); all else is in bf16, or in fp32 where the CPU has no products of bf16.
+        Back in another precision they are the ones of the checkpoint again, not the rounded ones.
+        Raises `FlexvarError` if rounded weights are to be exact that are no checkpoint's, and for
+        int8 where there is none.
         """
         if dtype is None and (isinstance(device, torch.dtype) or device in DTYPES):
             device, dtype = None, device
@@ -245,8 +252,12 @@ class Session:
                 f"to: got two precisions, {device} and {dtype}; give a device first."
             )
         wanted = self.dtype if dtype is None else parse_dtype(dtype)
-        if device is not None:
-            self.device = parse_device(device)
+        place = self.device if device is None else parse_device(device)
+        if wanted == torch.int8:
+            int8.check(place)
+            if self.dtype == torch.int8 and place == self.device:
+                return self
+        self.device = place
         if self.graphs is not None:
             self.graphs.clear()
         if self.dtype not in (wanted, torch.float32):
@@ -256,7 +267,13 @@ class Session:
         self.dtype = wanted
         for module in self.parts.modules():
             module.to(self.device)
-            cast_weights(module, self.dtype)
+        if wanted == torch.int8 and self.parts.model is not None:
+            # Once they are in their place, for packed ones cannot be moved, and still exact.
+            engine.compile_regions(self.model, None)
+            to_int8(cast(nn.Module, self.model.backbone))
+        held = int8.rest() if wanted == torch.int8 else wanted
+        for module in self.parts.modules():
+            cast_weights(module, held)
         if isinstance(self.tokenizer, nn.Module) and self.device.type != "meta":
             # Convolutions run faster with channels last, on CPUs in bf16 twice as fast. They add up
             # in another order, which a tokenizer may not have where weights are exact.
@@ -275,6 +292,13 @@ class Session:
             }
             for module in self.parts.modules()
         ]
+
+    def _refuse_int8(self, what: str) -> None:
+        if self.dtype == torch.int8:
+            raise FlexvarError(
+                f"{what}: this model is in int8, of which there is no file. Load it in fp32, or "
+                "bring it back to fp32 (to('fp32')), first."
+            )
 
     @torch.no_grad()
     def _unround(self, wanted: torch.dtype) -> None:
@@ -299,7 +323,9 @@ class Session:
         for tensor, value in pairs:
             assert value is not None
             tensor.data = value.to(tensor.device)
-        self._exact = []
+        for module, known in zip(self.parts.modules(), exact, strict=False):
+            from_int8(module, known)
+        self._exact, self.dtype = [], torch.float32
 
     def compile(self, mode: engine.Mode = "auto") -> engine.Compiled:
         """What was switched on to generate faster, the same tokens as without.

@@ -12,6 +12,8 @@ from flexvar.plugin import default_registry
 # A module is imported when its suite is asked for.
 SUITES = {
     "generate": "benchmarks.suites.generate",
+    "generate-cpu": "benchmarks.suites.generate_cpu",
+    "precision": "benchmarks.suites.precision",
     "train": "benchmarks.suites.train",
     "tokenizer": "benchmarks.suites.tokenizer",
     "scan": "benchmarks.suites.scan",

@@ -57,7 +57,7 @@ def generate(
     batch: Annotated[int, typer.Option(min=1, help="Images made at a time.")] = 16,
     device: options.Device = "auto",
     dtype: Annotated[
-        str | None, typer.Option(help="fp32, bf16 or fp16.", show_default="fp32")
+        str | None, typer.Option(help="fp32, bf16, fp16, or int8 on a CPU.", show_default="fp32")
     ] = None,
     compile_: options.Compile = False,
     mark: options.Mark = True,

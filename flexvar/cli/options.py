@@ -60,7 +60,7 @@ Compile = Annotated[
         "on a CPU what a trial finds faster. The same images.",
     ),
 ]
-Dtype = Annotated[str, typer.Option(help="fp32, bf16 or fp16.")]
+Dtype = Annotated[str, typer.Option(help="fp32, bf16, fp16, or int8 on a CPU.")]
 
 
 def parse_size(text: str) -> tuple[int, int]:

@@ -23,7 +23,7 @@ def show(
         ),
     ] = None,
     batch: Annotated[int, typer.Option(min=1, help="With --size: pictures made at a time.")] = 1,
-    dtype: Annotated[str, typer.Option(help="With --size: fp32, bf16 or fp16.")] = "fp32",
+    dtype: Annotated[str, typer.Option(help="With --size: fp32, bf16, fp16 or int8.")] = "fp32",
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Show a model's parts, sizes, classes and presets, and the options its pictures depend on.

@@ -102,6 +102,11 @@ def _with_regions(
 
     keep: also if they are no faster.
     """
+    if session.dtype == torch.int8:
+        reason = "blocks in int8 cannot be compiled"
+        if keep:
+            session._warn_once("regions", f"{reason[0].upper()}{reason[1:]}; they run as they are.")
+        return False, reason, (None, None)
     wrap = cache(regional())
     if not compile_regions(session.model, wrap):
         return False, "its backbone names no regions", (None, None)

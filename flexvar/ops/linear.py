@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from flexvar.errors import FlexvarError
+from flexvar.ops import int8
 
 # Multiplications below which torch's own steps are the faster ones, without and with a GELU behind.
 # oneDNN makes its code anew for every shape, which takes about 1 ms, and costs 25 to 50 us a call:
@@ -36,15 +40,54 @@ def plain(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False)
 
 
 class Linear(nn.Linear):
-    """`torch.nn.Linear` through `linear`; gelu: with GELU (tanh) behind it."""
+    """`torch.nn.Linear` through `linear`; gelu: with GELU (tanh) behind it.
+
+    After `to_int8` the weights are where oneDNN has them: the parameter keeps their shape, on the
+    meta device.
+    """
+
+    packed: int8.Packed | None = None
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True, gelu: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)
         self.gelu = gelu
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., in) -> (..., out)."""
-        return linear(x, self.weight, self.bias, gelu=self.gelu)
+    def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
+        """(..., in) -> (..., out). bias: in place of the layer's own."""
+        bias = self.bias if bias is None else bias
+        if self.packed is not None:
+            return int8.product(x, self.packed, bias, gelu=self.gelu)
+        return linear(x, self.weight, bias, gelu=self.gelu)
+
+    @torch.no_grad()
+    def to_int8(self) -> None:
+        """Hold the weights in int8 from now on. Raises `FlexvarError` where that cannot be."""
+        self.packed = int8.pack(self.weight)
+        shape = torch.empty_like(self.weight, dtype=torch.int8, device="meta")
+        self.weight = nn.Parameter(shape, requires_grad=False)
+
+
+def to_int8(module: nn.Module) -> None:
+    """Bring the weights of every `Linear` inside to int8.
+
+    Raises `FlexvarError` where that cannot be, and if there is none.
+    """
+    layers = [part for part in module.modules() if isinstance(part, Linear)]
+    if not layers:
+        raise FlexvarError(
+            f"dtype: {type(module).__name__} has no layer that can be in int8, a "
+            "flexvar.ops.linear.Linear; take bf16."
+        )
+    for layer in layers:
+        layer.to_int8()
+
+
+def from_int8(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """Undo `to_int8`: put exact weights, by their names, where they are in int8."""
+    for name, part in module.named_modules():
+        if isinstance(part, Linear) and part.packed is not None:
+            part.weight = nn.Parameter(weights[f"{name}.weight"].to(part.packed.step_N.device))
+            part.packed = None
 
 
 def _fuses(x: Tensor, weight: Tensor, gelu: bool) -> bool:

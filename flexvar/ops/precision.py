@@ -17,6 +17,8 @@ DTYPES = {
     "bfloat16": torch.bfloat16,
     "fp16": torch.float16,
     "float16": torch.float16,
+    # Of linear layers alone, see `flexvar.ops.int8`.
+    "int8": torch.int8,
 }
 
 
@@ -26,7 +28,7 @@ def parse_dtype(value: str | torch.dtype) -> torch.dtype:
         return value
     if isinstance(value, str) and value in DTYPES:
         return DTYPES[value]
-    raise FlexvarError(f"dtype: got {value}; expected fp32, bf16 or fp16.")
+    raise FlexvarError(f"dtype: got {value}; expected fp32, bf16, fp16 or int8.")
 
 
 def parse_device(value: str | torch.device) -> torch.device:

@@ -69,16 +69,16 @@ def add_lora(model: NextScaleModel, options: LoraOptions, *, base: str, source: 
         ) from None
 
     class LoraLinear(PeftLinear):  # type: ignore[misc]
-        """The product with W + scale B A: with the bias and GELU that are part of our layers, and
-        where a block multiplies by ``weight`` itself."""
+        """The product with W + scale B A, with the bias and GELU that are part of our layers."""
 
         @property
         def weight(self) -> Tensor:
             return self.get_base_layer().weight + self.get_delta_weight(NAME)
 
-        def forward(self, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        def forward(self, x: Tensor, bias: Tensor | None = None, **_: Any) -> Tensor:
             base = self.get_base_layer()
-            return linear(x, self.weight, base.bias, gelu=getattr(base, "gelu", False))
+            bias = base.bias if bias is None else bias
+            return linear(x, self.weight, bias, gelu=getattr(base, "gelu", False))
 
     alpha = options.alpha if options.alpha is not None else 2 * options.rank
     config = LoraConfig(

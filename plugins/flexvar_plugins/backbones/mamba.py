@@ -268,7 +268,8 @@ class MambaBackbone(AdaLnBackbone):
 
     def implementation(self) -> str:
         """The scan that runs with the weights as they are, or under autocast now."""
-        return self._implementation(self._blocks()[0].mixer.out_proj.weight)
+        # No matrix, which may be in int8.
+        return self._implementation(self._blocks()[0].mixer.conv_bias)
 
     def forward(self, x_BLD: Tensor, cond_BD: Tensor, layout: Layout, position: Position) -> Tensor:
         """Features (B,L,D) of all scales at once: one scan over all tokens in every mixer."""

@@ -16,7 +16,7 @@ from flexvar.components import Condition, Facts, Position
 from flexvar.components.implementation import Kernel
 from flexvar.config import ComponentConfig
 from flexvar.layout import Layout
-from flexvar.ops.linear import Linear, linear
+from flexvar.ops.linear import Linear
 from flexvar.ops.precision import computing_dtype
 from flexvar_plugins.backbones import attention
 from flexvar_plugins.backbones.adaln import (
@@ -164,7 +164,7 @@ class Attention(nn.Module):
         here unless given.
         """
         bias_E, scale_H1 = constants or self.constants()
-        qkv = linear(x_BLD, self.qkv.weight, bias_E)
+        qkv = self.qkv(x_BLD, bias_E)
         q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
         if scale_H1 is not None:
             q, k = unit_length(q, scale_H1), unit_length(k)
@@ -340,7 +340,8 @@ class TransformerBackbone(AdaLnBackbone):
 
     def implementation(self) -> str:
         """The attention kernel that runs with the weights as they are, or under autocast now."""
-        weight = self._blocks()[0].attention.out.weight
+        # No matrix, which may be in int8.
+        weight = self._blocks()[0].attention.q_bias
         return attention.choose(self.config.implementation, weight.device, computing_dtype(weight))
 
     def forward(
