@@ -270,7 +270,7 @@ class Session:
         if wanted == torch.int8 and self.parts.model is not None:
             # Once they are in their place, for packed ones cannot be moved, and still exact.
             engine.compile_regions(self.model, None)
-            to_int8(cast(nn.Module, self.model.backbone))
+            to_int8(self.model.backbone)
         held = int8.rest() if wanted == torch.int8 else wanted
         for module in self.parts.modules():
             cast_weights(module, held)

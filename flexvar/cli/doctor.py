@@ -76,7 +76,7 @@ def examine() -> dict[str, Any]:
     devices = [torch.device("cpu")]
     devices += [torch.device("cuda", n) for n in range(torch.cuda.device_count())]
     cpu = f"{platform.machine()}, {os.cpu_count()} cores, {torch.get_num_threads()} threads"
-    described = [{"name": "cpu", "description": f"{cpu}{_cpu_memory()}"}]
+    described = [{"name": "cpu", "description": f"{cpu}{_cpu_memory()}{_cpu_precisions()}"}]
     for device in devices[1:]:
         properties = torch.cuda.get_device_properties(device)
         free, total = torch.cuda.mem_get_info(device)
@@ -149,6 +149,17 @@ def _cpu_memory() -> str:
     except (AttributeError, OSError, ValueError):
         return ""
     return f", {size / 2**30:.1f} GiB"
+
+
+def _cpu_precisions() -> str:
+    """In which precisions the CPU is fast, and why not in int8."""
+    import torch
+
+    from flexvar.ops import int8
+
+    half = ", bf16" if int8.rest() == torch.bfloat16 else ""
+    why = int8.why_not()
+    return f"; fast in fp32{half}" + (f"; no int8: {why}" if why else ", int8")
 
 
 def _heading(text: str) -> None:
