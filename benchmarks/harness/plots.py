@@ -44,13 +44,14 @@ def lines(
     log_x: bool = True,
     log_y: bool = True,
     at: Mapping[str, float] | None = None,
+    size: tuple[float, float] = (WIDTH, HEIGHT),
 ) -> Image.Image:
     """Curves over one axis; a logarithmic one names the values that were measured.
 
-    at: values of x to mark with a dashed line, by their label.
+    at: values of x to mark with a dashed line, by their label. size: in inches.
     Raises `FlexvarError` if matplotlib is not installed.
     """
-    figure = blank(WIDTH, HEIGHT)
+    figure = blank(*size)
     from matplotlib.ticker import NullFormatter, NullLocator
 
     axes = figure.subplots()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +13,13 @@ from benchmarks.harness import plots, record
 from benchmarks.harness.cells import milliseconds, why
 from benchmarks.harness.suite import Section, Table
 from flexvar.files import whole_file
+from studies.ablation import measure
 from studies.ablation.plots import stacked
 from studies.ablation.tables import look, markdown
 
-PAGE, PICTURE = "backbones.md", "backbones.png"
+PAGE, PICTURE, SAMPLES = "backbones.md", "backbones.png", "backbones-samples.png"
+# Of the picture that stands for all of it: inches of a plot, pixels of the whole and of the names.
+PANEL, ACROSS, NAMES = (5.0, 3.3), 1100, 190
 Rows = Sequence[Mapping[str, Any]]
 
 
@@ -34,12 +37,16 @@ def sections(rows: Rows, root: Path) -> list[Section]:
 
 
 def write(rows: Rows, root: Path, out: Path) -> Path:
-    """Write the page and its one picture to ``out``; the page's path."""
+    """Write the page and its pictures to ``out``; the page's path."""
     found = sections(rows, root)
-    pictures = [picture for section in found for _, picture in section.pictures]
+    grids = [picture for section in found for title, picture in section.pictures
+             if "samples" in title]  # fmt: skip
     out.mkdir(parents=True, exist_ok=True)
     with whole_file(out / PICTURE) as temporary:
-        stacked(pictures).save(temporary, format="PNG", optimize=True)
+        summary(rows, root).save(temporary, format="PNG", optimize=True)
+    if grids:
+        with whole_file(out / SAMPLES) as temporary:
+            stacked(grids, gap=40).save(temporary, format="PNG", optimize=True)
     machine = rows[-1].get("machine", {})
     where = machine.get("gpu") or machine.get("cpu") or "an unnamed machine"
     quick = " --quick" if rows[-1]["settings"].get("quick") else ""
@@ -52,16 +59,95 @@ def write(rows: Rows, root: Path, out: Path) -> Path:
     for section in found:
         lines += [f"## {section.title}", "", section.text, ""]
         lines += [line for table in section.tables for line in (markdown(table), "")]
+    if grids:
+        lines += ["## Samples", "", f"![Four samples of every class]({SAMPLES})", ""]
     with whole_file(out / PAGE) as temporary:
         temporary.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return out / PAGE
+
+
+def summary(rows: Rows, root: Path) -> Image.Image:
+    """All on one picture: loss by scale of each set, time, what is kept, a sample of each class."""
+    latest = [row for row in record.latest([dict(row) for row in rows]) if _sound(row)]
+    by_set: dict[str, list[Mapping[str, Any]]] = {}
+    for row in latest:
+        if row["settings"].get("data"):
+            by_set.setdefault(row["settings"]["data"], []).append(row)
+    timed = [row for row in latest if "sides" in row["settings"]]
+    plotted = [
+        plots.lines(_by_scale(of), "rows of the grid", f"{data}: held-out loss, nats a token",
+                    log_y=False, size=PANEL)
+        for data, of in by_set.items()
+    ]  # fmt: skip
+    if timed:
+        plotted.append(_panel(timed, _generating, "ms, all scales of one picture", PANEL))
+        plotted.append(_panel(timed, _kept, "MiB kept between scales", PANEL))
+    parts = [plots.table(plotted, columns=2)] if plotted else []
+    # The largest pictures say most.
+    for one in by_set[list(by_set)[-1]] if by_set else []:
+        path = root / one["figures"]["seeds"][0]["picture"]
+        if path.is_file():
+            parts.append(_strip(one["settings"]["backbone"], Image.open(path).convert("RGB")))
+    return stacked(parts, gap=4)
+
+
+def _strip(name: str, grid: Image.Image) -> Image.Image:
+    """A backbone's name, and the first of its samples of each class."""
+    row = grid.crop((0, 0, grid.width, max(1, (grid.height + 2) // measure.SHOWN - 2)))
+    across = ACROSS - NAMES
+    row = row.resize((across, max(1, row.height * across // row.width)), Image.Resampling.LANCZOS)
+    strip = Image.new("RGB", (ACROSS, row.height), "white")
+    ImageDraw.Draw(strip).text(
+        (4, row.height // 2 - 8), name, fill="black", font=ImageFont.load_default(14)
+    )
+    strip.paste(row, (NAMES, 0))
+    return strip
+
+
+def _sound(row: Mapping[str, Any]) -> bool:
+    return record.status(dict(row)) == "ok"
+
+
+def _by_scale(rows: Rows) -> dict[str, list[tuple[float, float]]]:
+    """Held-out loss by rows of the grid, of each backbone."""
+    found = {}
+    for row in rows:
+        each = row["figures"]["seeds"]
+        scales = each[0]["validation"]["loss_by_scale"]
+        curve = [(float(scale.split("x")[0]), _mean(each, scale)) for scale in scales]
+        found[row["settings"]["backbone"]] = curve
+    return found
+
+
+def _generating(side: Mapping[str, Any]) -> float:
+    return 1e3 * float(side["generate"]["median_s"])
+
+
+def _kept(side: Mapping[str, Any]) -> float:
+    return float(side["kept_mib"])
+
+
+def _panel(
+    rows: Rows,
+    figure: Callable[[Mapping[str, Any]], float],
+    words: str,
+    size: tuple[float, float] = (plots.WIDTH, plots.HEIGHT),
+) -> Image.Image:
+    """A figure of the timed rows against the grid."""
+    curves = {
+        row["settings"]["backbone"]: [
+            (float(side), max(figure(one), 1e-3)) for side, one in row["figures"]["sides"].items()
+        ]
+        for row in rows
+    }
+    return plots.lines(curves, "cells a side of the last grid", words, size=size)
 
 
 def _quality(data: str, rows: Rows, root: Path) -> Section:
     header = ("backbone", "depth, width", "parameters", "held-out loss", "last scale",
               "samples recognised", "Fréchet", "training images/s")  # fmt: skip
     body: list[Sequence[object]] = []
-    curves, grids = {}, []
+    grids = []
     recipe, seeds = rows[0]["settings"]["recipe"], rows[0]["settings"]["seeds"]
     for row in rows:
         name = row["settings"]["backbone"]
@@ -82,8 +168,6 @@ def _quality(data: str, rows: Rows, root: Path) -> Section:
                 f"{statistics.mean(one['images_per_second'] for one in each):.0f}",
             ]
         )
-        scales = list(each[0]["validation"]["loss_by_scale"])
-        curves[name] = [(float(scale.split("x")[0]), _mean(each, scale)) for scale in scales]
         path = root / each[0]["picture"]
         if path.is_file():
             grids.append(_titled(name, Image.open(path).convert("RGB")))
@@ -95,7 +179,7 @@ def _quality(data: str, rows: Rows, root: Path) -> Section:
         "were taken while other work ran on the machine."
     )
     pictures = []
-    if curves:
+    if curves := _by_scale([row for row in rows if _sound(row)]):
         plot = plots.lines(curves, "rows of the grid", f"{data}: held-out loss, nats", log_y=False)
         pictures.append((f"{data}: loss by scale", plot))
     if grids:
@@ -125,23 +209,17 @@ def _growth(rows: Rows) -> Section:
         cells += [f"{by_side[s]['kept_mib']:.2f}" for s in sides]
         body.append([name, f"{row['figures']['parameters'] / 1e3:,.0f} k", *cells])
 
-    def panel(figure: Any, words: str) -> Image.Image:
-        curves = {
-            row["settings"]["backbone"]: [
-                (float(side), max(float(figure(one)), 1e-3))
-                for side, one in row["figures"]["sides"].items()
-            ]
-            for row in sound
-        }
-        return plots.lines(curves, "cells a side of the last grid", words)
-
     pictures = []
     if sound:
         panels = [
-            panel(lambda one: 1e3 * one["train"]["median_s"], "ms, training step of one picture"),
-            panel(lambda one: 1e3 * one["generate"]["median_s"], "ms, scale by scale"),
-            panel(lambda one: one["train_peak_mib"], "MiB at most in training"),
-            panel(lambda one: one["kept_mib"], "MiB kept between scales"),
+            _panel(
+                sound,
+                lambda side: 1e3 * side["train"]["median_s"],
+                "ms, training step of a picture",
+            ),
+            _panel(sound, _generating, "ms, scale by scale"),
+            _panel(sound, lambda side: float(side["train_peak_mib"]), "MiB at most in training"),
+            _panel(sound, _kept, "MiB kept between scales"),
         ]
         pictures.append(("Time and memory", plots.table(panels, columns=2)))
     text = (
