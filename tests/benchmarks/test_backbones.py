@@ -79,4 +79,5 @@ def test_two_backbones_are_trained_timed_and_put_on_one_page(tmp_path: Path) -> 
     assert "| delta attention_every=2 | RED: they differ |" in text
     assert "markov history=1" in text
     assert "±" in text
-    assert (tmp_path / "page" / page.PICTURE).stat().st_size > 10_000
+    for name in (page.PICTURE, page.SAMPLES):
+        assert (tmp_path / "page" / name).stat().st_size > 10_000
