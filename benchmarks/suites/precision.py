@@ -38,14 +38,15 @@ def _run(settings: dict[str, Any]) -> dict[str, Any]:
     layout = pipe.layout(warn=False)
     options = {"seed": settings["seed"], "output": "tensor", "progress": False}
     maps = pipe.sample(values, layout, options)[1].maps
-    inputs_BLC = teacher_forcing(pipe.tokenizer, maps, layout)
     condition = pipe.collate(values)
     with torch.inference_mode():
+        inputs_BLC = teacher_forcing(pipe.tokenizer, maps, layout)
         exact = pipe.model(condition, inputs_BLC, layout)
-        figures: dict[str, Any] = {
-            dtype: distance(exact, pipe.to(dtype=dtype).model(condition, inputs_BLC, layout))
-            for dtype in DTYPES
-        }
+    figures: dict[str, Any] = {}
+    for dtype in DTYPES:
+        pipe.to(dtype=dtype)
+        with torch.inference_mode():
+            figures[dtype] = distance(exact, pipe.model(condition, inputs_BLC, layout))
     parity = {"compared": "logits in each precision with those in fp32", "tolerance": None}
     return {**figures, "tokens": layout.tokens * len(values), "parity": parity,
             "implementation": models.implementation(pipe)}  # fmt: skip
