@@ -37,6 +37,40 @@ def test_sdpa_agrees_with_the_reference_both_ways(dtype):
         torch.testing.assert_close(ours, theirs, atol=tolerance, rtol=tolerance)
 
 
+def test_two_products_around_a_softmax_agree_with_the_reference():
+    torch.manual_seed(0)
+    for length, keys in ((40, 90), (3, 5)):
+        q, k = (
+            torch.nn.functional.normalize(torch.randn(2, n, 3, 16), dim=-1) for n in (length, keys)
+        )
+        v = torch.randn(2, keys, 3, 16)
+        for dtype, tolerance in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+            given = [x.to(dtype) for x in (q * 8, k, v)]
+            found = attention.products(*given, 0.5)
+            assert found.shape == q.shape
+            expected = attention.eager(*given, 0.5)
+            torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+def test_scores_are_rounded_where_they_are_small_and_nothing_else(monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False, raising=False)
+    pipe, layout, label = shake(Pipeline.from_config(TINY)), Layout.of(1, 2), torch.tensor([0])
+
+    def kernels():
+        with torch.inference_mode():
+            return pipe.model.start(label, layout).backbone.attends
+
+    assert kernels() == [attention.sdpa] * 2
+    pipe.to("bf16")
+    with torch.no_grad():
+        for block, scale in zip(pipe.model.backbone.blocks, (8.0, 20.0), strict=True):
+            block.attention.log_scale.fill_(scale).log_()
+    assert kernels() == [attention.products, attention.sdpa]
+    assert pipe.model.start(label, layout).backbone.attends == [attention.sdpa] * 2
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True, raising=False)
+    assert kernels() == [attention.sdpa] * 2
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_flash_agrees_with_the_reference_both_ways():

@@ -30,6 +30,8 @@ FLASH_INSTALL = (
     "pip install --no-build-isolation flash-attn (after torch, with a CUDA compiler), "
     "or pip install flash-attn-4"
 )
+# The greatest scores that may be rounded to bf16, and how many make it worth while.
+MOST_ROUNDED, LEAST_SCORES = 10.0, 2**10
 _log = logging.getLogger("flexvar")
 
 
@@ -44,6 +46,37 @@ def sdpa(q_BLHd: Tensor, k_BLHd: Tensor, v_BLHd: Tensor, scale: float) -> Tensor
     """torch's scaled_dot_product_attention, which picks its kernel by device and dtype."""
     q, k, v = (x.transpose(1, 2) for x in (q_BLHd, k_BLHd, v_BLHd))
     return F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2)
+
+
+def products(q_BLHd: Tensor, k_BLHd: Tensor, v_BLHd: Tensor, scale: float) -> Tensor:
+    """As `sdpa`, in two batched products around the softmax; scores are rounded to the dtype of q.
+
+    On a CPU in bf16 that takes half the time: 256 queries, 680 keys and 32 heads of 64 numbers
+    8.3 ms instead of 19.1 (one Zen 5 core), for the products inside torch's kernel are slow there.
+    """
+    if q_BLHd.shape[1] * k_BLHd.shape[1] < LEAST_SCORES:
+        return sdpa(q_BLHd, k_BLHd, v_BLHd, scale)
+    batch = q_BLHd.shape[0]
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q_BLHd, k_BLHd, v_BLHd))
+    weights = torch.bmm(q if scale == 1 else q * scale, k.mT).softmax(dim=-1)
+    return torch.bmm(weights, v).unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def scores_may_be_rounded(
+    device: torch.device, dtype: torch.dtype, scale_H1: Tensor | None
+) -> bool:
+    """Whether `products` serves in place of `sdpa` for unit-length queries times these scales.
+
+    A score is the scale at most, and bf16 rounds it by 2^-9 of itself: at 4 the result is hardly
+    farther off than sdpa's, at 20 four times as far. With the matrix units of newer Intel CPUs
+    (AMX) torch's kernel has another way, which was not measured.
+    """
+    if scale_H1 is None or device.type != "cpu" or dtype != torch.bfloat16:
+        return False
+    if torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return False
+    has_amx = getattr(torch.cpu, "_is_amx_tile_supported", None)
+    return not (has_amx and has_amx()) and float(scale_H1.max()) <= MOST_ROUNDED
 
 
 def masked(q_BLHd: Tensor, k_BTHd: Tensor, v_BTHd: Tensor, mask_BT: Tensor | None) -> Tensor:

@@ -266,7 +266,8 @@ class Block(AdaLnBlock):
 class TransformerState:
     """One generation: AdaLN values, angles, and the keys and values of all scales so far.
 
-    seen: those of the condition's tokens, constants: what the weights say, by block. after_block:
+    attends: the kernels, seen: keys and values of the condition's tokens, constants: what the
+    weights say, by block. after_block:
     what is made of the output (B,h*w,D) of a block, whose number comes first, before the next one
     sees it; for samplers that guide inside the network.
     """
@@ -276,7 +277,7 @@ class TransformerState:
     modulations: list[tuple[Branch, ...]]
     keys_BLHd: list[Tensor]
     values_BLHd: list[Tensor]
-    attend: Attend
+    attends: list[Attend]
     seen: list[Seen | None]
     constants: list[Constants]
     scale: int = 0
@@ -378,6 +379,7 @@ class TransformerBackbone(AdaLnBackbone):
         cond_BD = condition.pooled_BD
         angle_LR = position.rotate_LR
         shape = (cond_BD.shape[0], layout.tokens, self.config.num_heads, self.head_dim)
+        constants = [block.attention.constants() for block in self._blocks()]
         return TransformerState(
             layout=layout,
             rotate=None
@@ -386,9 +388,9 @@ class TransformerBackbone(AdaLnBackbone):
             modulations=self.modulations(cond_BD),
             keys_BLHd=[cond_BD.new_empty(shape) for _ in self.blocks],
             values_BLHd=[cond_BD.new_empty(shape) for _ in self.blocks],
-            attend=self._kernel(cond_BD),
+            attends=[self._kernel(cond_BD, one) for one in constants],
             seen=[block.seen(condition.tokens_BTD, condition.mask_BT) for block in self._blocks()],
-            constants=[block.attention.constants() for block in self._blocks()],
+            constants=constants,
         )
 
     def step(self, x_BLD: Tensor, state: TransformerState) -> Tensor:
@@ -397,6 +399,7 @@ class TransformerBackbone(AdaLnBackbone):
         rotate = None if state.rotate is None else state.rotate.of(part)
         for number, block in enumerate(self._blocks()):
             keys, values = state.keys_BLHd[number], state.values_BLHd[number]
+            kernel = state.attends[number]
 
             def attend(
                 q: Tensor,
@@ -405,9 +408,10 @@ class TransformerBackbone(AdaLnBackbone):
                 scale: float,
                 keys: Tensor = keys,
                 values: Tensor = values,
+                kernel: Attend = kernel,
             ) -> Tensor:
                 keys[:, part], values[:, part] = k, v
-                return state.attend(q, keys[:, : part.stop], values[:, : part.stop], scale)
+                return kernel(q, keys[:, : part.stop], values[:, : part.stop], scale)
 
             x_BLD = self._level(x_BLD, number, state.layout, range(state.scale, state.scale + 1))
             both, seen = state.modulations[number], state.seen[number]
@@ -417,9 +421,14 @@ class TransformerBackbone(AdaLnBackbone):
         state.scale += 1
         return x_BLD
 
-    def _kernel(self, like: Tensor) -> Attend:
-        dtype = computing_dtype(like)
-        name = attention.choose(self.config.implementation, like.device, dtype)
+    def _kernel(self, like: Tensor, constants: Constants | None = None) -> Attend:
+        dtype, wanted = computing_dtype(like), self.config.implementation
+        name = attention.choose(wanted, like.device, dtype)
+        scale_H1 = None if constants is None else constants.scale_H1
+        if (wanted, name) == ("auto", "sdpa") and attention.scores_may_be_rounded(
+            like.device, dtype, scale_H1
+        ):
+            return attention.products
         return attention.KERNELS[name]
 
 
