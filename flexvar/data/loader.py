@@ -130,12 +130,16 @@ def _batches(
         )
         with signals_held():
             results = iter(loader)
-    for result in results:
-        if isinstance(result, FlexvarError):
-            raise result
-        dataset.note(result)
-        if len(result.labels_B):
-            yield Batch(result.images_B3HW, result.labels_B, result.captions)
+    try:
+        for result in results:
+            if isinstance(result, FlexvarError):
+                raise result
+            dataset.note(result)
+            if len(result.labels_B):
+                yield Batch(result.images_B3HW, result.labels_B, result.captions)
+    finally:
+        # A traceback that somebody keeps would keep this frame, and the workers with it.
+        results = ()
 
 
 class _Decoder:

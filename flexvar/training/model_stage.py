@@ -19,7 +19,6 @@ from flexvar.build import build, component, plan, settle
 from flexvar.checkpoint import CheckpointConfig, Trained
 from flexvar.checkpoint import load as load_checkpoint
 from flexvar.components import (
-    Conditioner,
     Facts,
     Objective,
     Pairs,
@@ -80,6 +79,8 @@ class ModelStage(Stage):
         self._check_labels()
         torch.manual_seed(derived_seed(recipe.seed, "weights"))
         model = self._fresh(self.config)
+        # Found here, not in what training wraps the model into.
+        self.conditioner = model.conditioner
         self.notes = [] if base is None else take_over(model, base, self.train_data.class_names)
         self.count = sum(p.numel() for p in model.parameters())
         self.lora = None if base is None else self._lora(model, base)
@@ -191,7 +192,7 @@ class ModelStage(Stage):
             self._check_cache(self.cache)
 
     def _check_cache(self, cache: LatentCache) -> None:
-        kind = takes(self.players["main"].module.conditioner)
+        kind = takes(self.conditioner)
         if kind == "image":
             raise FlexvarError(
                 f"cache: the conditioner {self.recipe.conditioner.name!r} looks at the pictures "
@@ -372,18 +373,20 @@ class ModelStage(Stage):
             shown = min(count, MOST_SAMPLES)
             return {"labels": [number * count // shown for number in range(shown)]}
         if kind == "prompt":
-            return {"prompts": self._captions(pipe.model.conditioner)}
+            return {"prompts": self._captions()}
         if kind == "image":
             pictures = next(ordered_batches(self.validation_data, batch_size=MOST_SAMPLES))
             return {"prompts": list(pictures.images_B3HW / 2 + 0.5)}
         return {"prompts": [None] * MOST_SAMPLES}
 
-    def _captions(self, conditioner: Conditioner) -> list[str]:
+    def _captions(self) -> list[str]:
         """The first captions of the held-out pictures, each once."""
         found: dict[str, None] = {}
         limit = self.recipe.validation_images
         for batch in ordered_batches(self.validation_data, batch_size=MOST_SAMPLES, limit=limit):
-            found |= dict.fromkeys(conditions.values(conditioner, batch, self.config.class_names))
+            found |= dict.fromkeys(
+                conditions.values(self.conditioner, batch, self.config.class_names)
+            )
             if len(found) >= MOST_SAMPLES:
                 break
         return list(found)[:MOST_SAMPLES]
@@ -442,10 +445,10 @@ class ModelStage(Stage):
         command = ["flexvar", "generate", "--model", str(directory)]
         if self.recipe.sample_prompts:
             return shlex.join([*command, "--prompt", self.recipe.sample_prompts[0]])
-        conditioner = cast(Conditioner, self.players["main"].module.conditioner)
-        if takes(conditioner) == "prompt":
-            return shlex.join([*command, "--prompt", self._captions(conditioner)[0]])
-        if takes(conditioner) in ("image", "nothing"):
+        kind = takes(self.conditioner)
+        if kind == "prompt":
+            return shlex.join([*command, "--prompt", self._captions()[0]])
+        if kind in ("image", "nothing"):
             return shlex.join(command)
         name = (self.config.class_names or ("0",))[0]
         return shlex.join([*command, "--label", name])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import random
 import warnings
 from itertools import islice
@@ -130,8 +131,11 @@ def test_nothing_but_damaged_files_is_an_error(tmp_path: Path, workers: int) -> 
     (tmp_path / "a").mkdir()
     for number in range(3):
         (tmp_path / "a" / f"{number}.jpg").write_bytes(b"no")
-    with pytest.raises(FlexvarError, match=r"^No picture of .*Check it with: flexvar data"):
+    with pytest.raises(FlexvarError, match=r"^No picture of .*Check it with: flexvar data") as told:
         take(open_data(config(tmp_path)), 1, workers=workers)
+    # Not even while the error, and with it every frame it came through, is kept.
+    assert told.tb is not None
+    assert multiprocessing.active_children() == []
 
 
 def test_small_pictures_are_enlarged_with_one_warning(tmp_path: Path) -> None:
