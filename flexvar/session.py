@@ -30,7 +30,7 @@ from flexvar.layout import Grid, Layout
 from flexvar.locate import config_of, locate
 from flexvar.model import NextScaleModel
 from flexvar.ops import int8, tiled_decode
-from flexvar.ops.linear import from_int8, to_int8
+from flexvar.ops.linear import from_int8, keep_ordered, to_int8
 from flexvar.ops.precision import DTYPES, parse_device, parse_dtype, send
 from flexvar.ops.precision import cast as cast_weights
 from flexvar.plugin import Registry, default_registry
@@ -274,6 +274,7 @@ class Session:
         held = int8.rest() if wanted == torch.int8 else wanted
         for module in self.parts.modules():
             cast_weights(module, held)
+            keep_ordered(module, self.device.type == "cpu")
         if isinstance(self.tokenizer, nn.Module) and self.device.type != "meta":
             # Convolutions run faster with channels last, on CPUs in bf16 twice as fast. They add up
             # in another order, which a tokenizer may not have where weights are exact.

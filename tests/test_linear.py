@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import pytest
 import torch
 from torch import Tensor
 
 from flexvar.ops import linear as module
-from flexvar.ops.linear import Linear, linear, plain
+from flexvar.ops.linear import Linear, keep_ordered, linear, plain
 
 FUSES = bool(module._fused_dtypes())
 
@@ -73,3 +76,54 @@ def test_fuses_only_where_it_can(monkeypatch: pytest.MonkeyPatch) -> None:
     with torch.no_grad():
         linear(x[:1], weight, None)  # too small to be worth it
     assert len(plainly) == 6
+
+
+@pytest.mark.skipif(not FUSES, reason="oneDNN's operator cannot be had here")
+@pytest.mark.parametrize("dtype", sorted(module._fused_dtypes(), key=str), ids=str)
+def test_weights_in_onednns_order_give_the_same_bits_and_follow_changes(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEAST_WEIGHT", 64 * 48)
+    torch.manual_seed(0)
+    layer = Linear(64, 48, gelu=True).to(dtype).eval()
+    whole, small = torch.nn.Sequential(layer, Linear(48, 4).to(dtype)), torch.randn(5, 64).to(dtype)
+    keep_ordered(whole, True)
+
+    def check(one: Linear) -> None:
+        with torch.inference_mode():
+            expected = linear(small, one.weight, one.bias, gelu=True)
+            assert torch.equal(one(small), expected)
+
+    check(layer)
+    first = layer._copy
+    check(layer)
+    assert first is not None
+    assert layer._copy is first
+    with torch.no_grad():
+        layer.weight.mul_(2)
+    check(layer)
+    assert layer._copy is not first
+    layer.weight.data = torch.randn(48, 64).to(dtype)
+    check(layer)
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        with torch.no_grad():
+            other.weight.mul_(3)
+        check(other)
+    assert whole[1]._copy is None
+    keep_ordered(whole, False)
+    assert layer._copy is None
+    check(layer)
+    assert layer._copy is None
+    monkeypatch.setattr(module, "MOST_ORDERED", 64)
+    keep_ordered(whole, True)
+    assert not layer.ordered
+
+
+def test_a_layer_that_is_trained_keeps_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "LEAST_WEIGHT", 1)
+    layer, x = Linear(8, 4), torch.randn(2, 8)
+    keep_ordered(layer, True)
+    with torch.no_grad():
+        layer.train()(x)
+    layer.eval()(x).sum().backward()
+    assert layer._copy is None
