@@ -32,7 +32,7 @@ def cases(options: Options) -> list[Case]:
     if options.on_gpu:
         raise FlexvarError(f"Suite {SUITE} measures a CPU; give --device cpu.")
     found = []
-    sizes = [(4, 128, 1, 2)] if options.quick else [(16, 256, 1, 3), (16, 256, 8, 3)]
+    sizes = [(4, 128, 1, 2)] if options.quick else [(16, 256, 1, 3), (16, 256, 8, 2)]
     for depth, pixels, batch, repeats in sizes:
         settings = options.settings(
             pixels=pixels,
@@ -54,7 +54,9 @@ def _run(settings: dict[str, Any]) -> dict[str, Any]:
     plain, sampled = generation.PlainLoop.of(pipe), generation.drawn()
     report = generation.check_loops(pipe, plain, labels[:1], layout)
     report["int8"] = _check_int8(pipe)
-    pipes = {dtype: copy.deepcopy(pipe).to(dtype=dtype) for dtype in DTYPES}
+    pipes = {dtype: copy.deepcopy(pipe).to(dtype=dtype) for dtype in DTYPES[1:]} | {"fp32": pipe}
+    for one in pipes.values():
+        one._exact.clear()  # what was rounded is not wanted back
     ways: dict[str, Callable[[], Any]] = {
         f"flexvar {dtype}": partial(generation.ours, one, labels, layout, sampled)
         for dtype, one in pipes.items()
@@ -62,7 +64,9 @@ def _run(settings: dict[str, Any]) -> dict[str, Any]:
     for dtype in ("fp32", "bf16"):
         ways[f"plain {dtype}"] = partial(plain, labels, layout, dtype=dtype)
     clock, seconds = chosen_clock(pipe.device)
-    timed = interleaved(ways, settings["repeats"], clock=seconds)
+    # A batch's first turn is long enough not to count what is made once.
+    warm_up = int(settings["batch"] == 1)
+    timed = interleaved(ways, settings["repeats"], warm_up, clock=seconds)
     figures: dict[str, Any] = {name: summary(times) for name, times in timed.items()}
 
     def median(name: str) -> float:

@@ -271,16 +271,18 @@ def _installed() -> tuple[list[_Source], list[tuple[_Source, BaseException]]]:
     unreadable: list[tuple[_Source, BaseException]] = []
     seen: set[str] = set()
     for place in _distributions():
-        name = _distribution_name(place)
-        if name in seen:
+        # By its folder's name, for metadata takes ten times as long to read.
+        folder = _folder_name(place)
+        if folder in seen:
             continue  # another one of that name stands before it on the path
-        seen.add(name)
+        seen.add(folder)
         try:
             for entry in _entries(place):
-                source = _Source(name, entry.name, entry.load)
+                source = _Source(_distribution_name(place), entry.name, entry.load)
                 sources.setdefault((source.key, entry.value), source)
         except Exception as error:
-            unreadable.append((_Source(name, "entry_points.txt", lambda: None), error))
+            source = _Source(_distribution_name(place), "entry_points.txt", lambda: None)
+            unreadable.append((source, error))
     ordered = sorted(sources.values(), key=lambda s: (s.distribution != FIRST_PARTY, s.key))
     return ordered, unreadable
 
@@ -302,9 +304,15 @@ def _distribution_name(place: metadata.Distribution) -> str:
     except Exception:
         name = None  # no metadata, or not in UTF-8
     if not isinstance(name, str) or not name.strip():
-        # Installers name its folder name-version.dist-info.
-        name = str(getattr(getattr(place, "_path", None), "name", "")).partition("-")[0]
+        return _folder_name(place) or "unknown"
     return _canonical(one_line(name)) or "unknown"
+
+
+def _folder_name(place: metadata.Distribution) -> str:
+    """The name in that of its folder, ``name-version.dist-info`` or ``name.egg-info``."""
+    name = str(getattr(getattr(place, "_path", None), "name", ""))
+    name = re.sub(r"\.(dist|egg)-info$", "", name).partition("-")[0]
+    return _canonical(one_line(name))
 
 
 def _entries(place: metadata.Distribution) -> list[metadata.EntryPoint]:
