@@ -10,6 +10,7 @@ import torch
 from helpers import TINY, shake
 
 from flexvar import FlexvarError, Layout, Pipeline
+from flexvar.evaluation.sampler import weights_digest
 from flexvar.footprint import footprint
 from flexvar.ops import int8
 from flexvar.ops.linear import Linear
@@ -119,6 +120,10 @@ def test_back_from_int8_the_weights_are_exact(tmp_path: Path) -> None:
     loaded = Pipeline.from_pretrained(tmp_path / "model", dtype="int8")
     result, again = (p([0], size=16, seed=0) for p in (loaded, pipe.to("int8")))
     assert result.images[0].tobytes() == again.images[0].tobytes()
+    assert weights_digest(loaded) == weights_digest(pipe)
+    with torch.no_grad():
+        pipe.to("fp32").model.backbone.blocks[0].mlp_in.weight[0, 0] += 1
+    assert weights_digest(loaded) != weights_digest(pipe.to("int8"))
 
 
 @HERE

@@ -14,6 +14,7 @@ from flexvar import __version__, images
 from flexvar.errors import FlexvarError
 from flexvar.evaluation.processes import Died, World, shared_out
 from flexvar.evaluation.samples import SampleSet
+from flexvar.ops.linear import Linear
 from flexvar.pipeline import Pipeline
 from flexvar.resolve import Steps
 
@@ -166,7 +167,12 @@ def weights_digest(pipe: Pipeline) -> str:
     """A text that changes with any weight of the pipeline or with its config."""
     digest = hashlib.sha256(pipe.config.model.model_dump_json().encode())
     for module in pipe.parts.modules():
+        for name, part in module.named_modules():
+            if isinstance(part, Linear) and part.packed is not None:
+                digest.update(name.encode() + part.packed.digest)
         for name, tensor in sorted(module.state_dict().items()):
+            if tensor.is_meta:
+                continue  # of a layer in int8
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()[:16]

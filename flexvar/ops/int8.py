@@ -7,6 +7,7 @@ point). Nothing of a token depends on the others beside it.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable
 from functools import cache
@@ -31,12 +32,14 @@ SLOW = 10
 class Packed(NamedTuple):
     """Weights (out,in) in int8, in the order that oneDNN wants, and a step (out) fp32 for each row.
 
-    values: opaque; None on the meta device. zero_N: zeros, as oneDNN asks for them.
+    values: opaque; None on the meta device. zero_N: zeros, as oneDNN asks for them. digest: of the
+    integers and the steps, for who wants to know whether two models are the same.
     """
 
     values: Tensor | None
     step_N: Tensor
     zero_N: Tensor
+    digest: bytes = b""
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Packed:
         """Itself: nobody can change it, and torch cannot copy what is opaque."""
@@ -63,8 +66,9 @@ def pack(weight_NK: Tensor) -> Packed:
 def _pack(weight_NK: Tensor) -> Packed:
     values_NK, step_N1 = rounded(weight_NK.float())
     zero_N = torch.zeros(len(weight_NK), dtype=torch.int32, device=weight_NK.device)
+    digest = hashlib.sha256(values_NK.numpy().tobytes() + step_N1.numpy().tobytes())
     values = torch.ops.onednn.qlinear_prepack(values_NK, None)
-    return Packed(values, step_N1.flatten(), zero_N)
+    return Packed(values, step_N1.flatten(), zero_N, digest.digest())
 
 
 def product(x: Tensor, weight: Packed, bias_N: Tensor | None, *, gelu: bool = False) -> Tensor:

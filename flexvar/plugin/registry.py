@@ -271,11 +271,10 @@ def _installed() -> tuple[list[_Source], list[tuple[_Source, BaseException]]]:
     unreadable: list[tuple[_Source, BaseException]] = []
     seen: set[str] = set()
     for place in _distributions():
-        # By its folder's name, for metadata takes ten times as long to read.
-        folder = _folder_name(place)
-        if folder in seen:
+        known = _folder_name(place) or _distribution_name(place)
+        if known in seen:
             continue  # another one of that name stands before it on the path
-        seen.add(folder)
+        seen.add(known)
         try:
             for entry in _entries(place):
                 source = _Source(_distribution_name(place), entry.name, entry.load)
@@ -304,15 +303,19 @@ def _distribution_name(place: metadata.Distribution) -> str:
     except Exception:
         name = None  # no metadata, or not in UTF-8
     if not isinstance(name, str) or not name.strip():
-        return _folder_name(place) or "unknown"
+        # Installers name its folder name-version.dist-info.
+        name = str(getattr(getattr(place, "_path", None), "name", "")).partition("-")[0]
     return _canonical(one_line(name)) or "unknown"
 
 
 def _folder_name(place: metadata.Distribution) -> str:
-    """The name in that of its folder, ``name-version.dist-info`` or ``name.egg-info``."""
-    name = str(getattr(getattr(place, "_path", None), "name", ""))
-    name = re.sub(r"\.(dist|egg)-info$", "", name).partition("-")[0]
-    return _canonical(one_line(name))
+    """The name in a folder ``name-version.dist-info``; empty for another one.
+
+    To parse the metadata of all that is installed takes longer than all else of a start.
+    """
+    folder = str(getattr(getattr(place, "_path", None), "name", ""))
+    name, _, rest = folder.rpartition("-")
+    return _canonical(one_line(name.rpartition("-")[0])) if rest == "info" else ""
 
 
 def _entries(place: metadata.Distribution) -> list[metadata.EntryPoint]:
