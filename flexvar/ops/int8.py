@@ -48,10 +48,14 @@ class Packed(NamedTuple):
 
 def rounded(x_NK: Tensor) -> tuple[Tensor, Tensor]:
     """Integers (N,K) int8 and a step (N,1) for each row, whose product is about ``x_NK``."""
-    # Two of torch's reductions are ten times as fast as one of vector_norm.
-    magnitude_N1 = torch.maximum(x_NK.amax(-1, keepdim=True), x_NK.amin(-1, keepdim=True).neg_())
-    step_N1 = (magnitude_N1.float().clamp_min_(LEAST_MAGNITUDE) / STEPS).to(x_NK.dtype)
-    return (x_NK * step_N1.float().reciprocal()).round_().to(torch.int8), step_N1
+    # Two of torch's reductions are ten times as fast as one of vector_norm, and faster in fp32.
+    wide_NK = x_NK.float()
+    greatest_N1, least_N1 = wide_NK.amax(-1, keepdim=True), wide_NK.amin(-1, keepdim=True)
+    magnitude_N1 = torch.maximum(greatest_N1, least_N1.neg_())
+    step_N1 = (magnitude_N1.clamp_min_(LEAST_MAGNITUDE) / STEPS).to(x_NK.dtype)
+    per_step_N1 = step_N1.float().reciprocal()
+    scaled_NK = x_NK * per_step_N1 if wide_NK is x_NK else wide_NK.mul_(per_step_N1)
+    return scaled_NK.round_().to(torch.int8), step_N1
 
 
 def pack(weight_NK: Tensor) -> Packed:
