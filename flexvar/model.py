@@ -21,6 +21,7 @@ from flexvar.components import (
 from flexvar.errors import FlexvarError
 from flexvar.layout import Layout
 from flexvar.ops.linear import Linear
+from flexvar.ops.norms import modulated_norm
 
 # VAR's and FlexVAR's code: the head starts at 2 % of the usual scale, AdaLN at half of it.
 HEAD_INIT = 0.02
@@ -28,7 +29,12 @@ MODULATION_INIT = 0.5
 
 
 class ModulatedHead(nn.Module):
-    """Logits: layer norm without weights, scaled and shifted by the condition, then linear."""
+    """Logits: layer norm without weights, scaled and shifted by the condition, then linear.
+
+    fused: see `flexvar.ops.fusion`.
+    """
+
+    fused = False
 
     def __init__(self, width: int, vocab_size: int, groups: int = 1) -> None:
         super().__init__()
@@ -36,15 +42,15 @@ class ModulatedHead(nn.Module):
         self.modulation = nn.Linear(width, 2 * width)
         self.logits = Linear(width, vocab_size * groups)
 
-    def modulate(self, cond_BD: Tensor) -> Tensor:
-        """Scale and shift of a condition, (B,1,2,D); constant over one generation."""
-        return self.modulation(F.silu(cond_BD)).unflatten(-1, (1, 2, -1))
+    def modulate(self, cond_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Scale, 1 added, and shift (B,1,D) of a condition, fp32; constant over a generation."""
+        values_B12D = self.modulation(F.silu(cond_BD)).unflatten(-1, (1, 2, -1))
+        scale_B1D, shift_B1D = values_B12D.float().unbind(2)
+        return 1 + scale_B1D, shift_B1D
 
-    def features(self, x_BLD: Tensor, modulation_B12D: Tensor) -> Tensor:
+    def features(self, x_BLD: Tensor, modulation: tuple[Tensor, Tensor]) -> Tensor:
         """What the logits are a linear function of, (B,L,D) fp32 whatever the weights are in."""
-        scale, shift = modulation_B12D.float().unbind(2)
-        normed = F.layer_norm(x_BLD.float(), x_BLD.shape[-1:], eps=1e-6)
-        return torch.addcmul(shift, normed, 1 + scale)
+        return modulated_norm(x_BLD, *modulation, fused=self.fused, dtype=torch.float32)
 
     def forward(self, features_BLD: Tensor) -> Tensor:
         """fp32 logits (B,L,V) of features, or (B,L,G,V) for tokens of G parts; linear in them."""
@@ -59,7 +65,7 @@ class ModelState:
     layout: Layout
     first_B1D: Tensor
     add_LD: Tensor | None
-    head_B12D: Tensor
+    head: tuple[Tensor, Tensor]
     backbone: Any
     scale: int = 0
 
@@ -152,7 +158,7 @@ class NextScaleModel(nn.Module):
             layout=layout,
             first_B1D=first_B1D,
             add_LD=None if position.add_LD is None else position.add_LD.to(self.dtype),
-            head_B12D=self.head.modulate(condition.pooled_BD),
+            head=self.head.modulate(condition.pooled_BD),
             backbone=backbone.start(
                 self._for_backbone(condition), layout, Position(rotate_LR=position.rotate_LR)
             ),
@@ -185,7 +191,7 @@ class NextScaleModel(nn.Module):
             x_BLD = x_BLD + state.add_LD[part]
         state.scale += 1
         x_BLD = cast(Backbone, self.backbone).step(x_BLD, state.backbone)
-        return self.head.features(x_BLD, state.head_B12D)
+        return self.head.features(x_BLD, state.head)
 
     def _condition(self, inputs: Any, layout: Layout) -> tuple[Condition, Tensor, Position]:
         layout.check_for_model()

@@ -65,6 +65,8 @@ class Session:
     source: str | Path | None = field(default=None, repr=False)
     # Records and replays what is asked for; see `compile`.
     graphs: Graphs | None = field(default=None, repr=False)
+    # Whether kernels are taken where they agree; see `compile` and `flexvar.ops.fusion`.
+    fused: bool = field(default=False, repr=False)
     _exact: list[dict[str, Tensor]] = field(default_factory=list, repr=False)
     _warned: set[str] = field(default_factory=set, repr=False)
     _others: dict[str, Session] = field(default_factory=dict, repr=False)
@@ -331,13 +333,16 @@ class Session:
     def compile(self, mode: engine.Mode = "auto") -> engine.Compiled:
         """What was switched on to generate faster, the same tokens as without.
 
-        mode: ``auto`` takes graphs and compiled blocks on CUDA; on a CPU it makes a few pictures
-        both ways and keeps compiled blocks if they are faster. ``graphs`` or ``regions`` is one of
-        them alone, ``off`` neither. A graph holds the whole way from condition to picture for one
-        number of rows, layout and setting of the sampler, and is recorded at the first such
-        request, which therefore takes some three times as long. Requests that look at single scales
-        (``on_scale``, a progress bar) run without graphs. `to` another device takes a new call.
-        Raises `FlexvarError` for graphs elsewhere than on CUDA.
+        mode: ``auto`` takes graphs, compiled blocks and kernels on CUDA; on a CPU it makes a few
+        pictures both ways and keeps compiled blocks if they are faster. ``graphs``, ``regions`` or
+        ``kernels`` is one of them alone, ``off`` none. A graph holds the whole way from condition
+        to picture for one number of rows, layout and setting of the sampler, and is recorded at the
+        first such request, which therefore takes some three times as long. Requests that look at
+        single scales (``on_scale``, a progress bar) run without graphs. Kernels are taken one by
+        one, each if it agrees with torch's own steps there; they and compiled blocks round less
+        often, by which a token may become another where two were as likely. `to` another device
+        takes a new call.
+        Raises `FlexvarError` for graphs or kernels elsewhere than on CUDA.
         """
         return engine.compile_session(self, mode)
 
@@ -503,6 +508,7 @@ class Session:
                 on_scale=after_scale,
                 decode=partial(self.decode, tile=options.get("tile")),
                 engine=self._engine(chosen, any_size, options.get("tile")),
+                fused=self.fused,
             )
             images_B3HW = generated.images_B3HW
             assert images_B3HW is not None

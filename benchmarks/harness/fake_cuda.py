@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from flexvar import Pipeline
 from flexvar.errors import FlexvarError
+from flexvar.ops import fusion
 
 # c10/core/DeviceType.h, and its table of what switches to a device.
 CUDA, META, DEVICE_TYPES = 1, 14, 22
@@ -105,8 +106,9 @@ def _guard() -> Iterator[None]:
 class Launches(TorchDispatchMode):
     """Counts what runs on CUDA and what is copied to and from it, inside a ``with`` block.
 
-    An operator is one launch, though some are several kernels (a sort, a scan, a convolution);
-    views and bare memory are none. copies: ``to_device``, ``to_host``.
+    An operator of torch is one launch, though some are several kernels (a sort, a scan, a
+    convolution); one of ours is as many as it is kernels. Views and bare memory are none. copies:
+    ``to_device``, ``to_host``.
     """
 
     def __init__(self) -> None:
@@ -130,7 +132,8 @@ class Launches(TorchDispatchMode):
         elif "cpu" in made and "cuda" in read:
             self.copies["to_host"] += 1
         elif "cuda" in made and name not in FREE and not _is_view(func):
-            self.ran[name] += 1
+            of = fusion.LAUNCHES.get(name, 1) if func.namespace == "flexvar" else 1
+            self.ran[name] += of if isinstance(of, int) else of(*args)
         return result
 
 

@@ -1,4 +1,4 @@
-"""Launches on a GPU: how many operators one image takes, counted without a GPU.
+"""Launches on a GPU: how many operators one image takes, plain and with kernels, without a GPU.
 
 At batch 1 a GPU waits for the host to launch the next operator: their number, not the work, is
 what an image costs there.
@@ -6,7 +6,9 @@ what an image costs there.
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from functools import partial
+from itertools import product
 from typing import Any
 
 import torch
@@ -22,20 +24,21 @@ MOST_OFTEN = 12
 
 
 def cases(options: Options) -> list[Case]:
-    """A case per backbone: d16 at 256 px, d2 at 64 px if quick."""
+    """Two cases per backbone, without kernels and with: d16 at 256 px, d2 at 64 px if quick."""
     depth, pixels = (2, 64) if options.quick else (16, 256)
     found = []
-    for backbone in options.chosen:
+    for backbone, kernels in product(options.chosen, (False, True)):
         settings = options.settings(
             model=models.config(models.backbone_spec(backbone, depth)),
             pixels=pixels,
             batch=1,
             weights="bf16",
             device="cuda, simulated",
+            kernels=kernels,
             **generation.SAMPLING,
             guidance_schedule=generation.GUIDANCE_SCHEDULE,
         )
-        name = f"{backbone} d{depth} {pixels}px batch 1 bf16"
+        name = f"{backbone} d{depth} {pixels}px batch 1 bf16{', kernels' if kernels else ''}"
         found.append(Case(SUITE, name, settings, partial(_run, settings)))
     return found
 
@@ -66,15 +69,31 @@ def _run(settings: dict[str, Any]) -> dict[str, Any]:
     from flexvar.generation.loop import advance, begin
     from flexvar.generation.plan import plan
     from flexvar.generation.seeds import generators, seed_keys
+    from flexvar.ops import fusion
 
+    kernels = bool(settings.get("kernels"))
     pipe = hollow(settings["model"], settings["weights"])
     layout = models.layout_of(settings["pixels"], pipe.tokenizer.space.stride)
     sampler = of_spec(generation.drawn(), pipe.registry).build(pipe.model.facts)
     count = Launches()
     model: Any = _Counted(pipe.model, count)
-    with fake_cuda(pipe), torch.inference_mode():
+    with ExitStack() as inside:
+        inside.enter_context(fake_cuda(pipe))
+        inside.enter_context(torch.inference_mode())
+        if kernels:
+            inside.enter_context(fusion.trusted("cuda:0"))
+        for module in pipe.parts.modules():
+            fusion.use(module, kernels)
         inputs, sources = pipe.collate([207]), generators(seed_keys(0, 1))
-        (share,) = plan(pipe.model.conditioner, pipe.tokenizer, inputs, layout, sampler, sources)
+        (share,) = plan(
+            pipe.model.conditioner,
+            pipe.tokenizer,
+            inputs,
+            layout,
+            sampler,
+            sources,
+            fused=kernels,
+        )
         with count:
             progress = begin(model, share)
             count.copies.clear()  # index tables, at the first image of a layout alone
@@ -98,6 +117,7 @@ def _run(settings: dict[str, Any]) -> dict[str, Any]:
         "per_block_and_scale": round(model.launches / (depth or 1) / len(layout), 1),
         "copies": dict(count.copies),
         "by_operator": dict(count.ran.most_common(MOST_OFTEN)),
+        "kernels": {name: n for name, n in sorted(count.ran.items()) if name in fusion.LAUNCHES},
         "implementation": ran,
     }
 

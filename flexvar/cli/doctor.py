@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Annotated, Any
 
 import typer
@@ -31,12 +32,20 @@ PACKAGES = (
 
 def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    run: Annotated[
+        bool,
+        typer.Option(
+            "--run",
+            help="Run flexvar's own kernels on every GPU: whether they agree with torch's own "
+            "steps there, gradients included where training takes them, and how fast they are.",
+        ),
+    ] = False,
 ) -> None:
     """Show versions, devices, and which kernels can be had, would be used, and why not the others.
 
-    Example: flexvar doctor --json
+    Example: flexvar doctor --run
     """
-    report = examine()
+    report = examine(run=run)
     if as_json:
         import json
 
@@ -57,14 +66,21 @@ def doctor(
                 tell(f"  {'':10} {'':4} install: {kernel['install']}")
         for chosen in backbone["auto"]:
             tell(f"  auto on {chosen['device']} in {chosen['dtype']}: {chosen['kernel']}")
+    _heading("Own kernels, that `compile` takes on CUDA where they agree with torch's own steps")
+    for own in report["own_kernels"]:
+        tell(f"  {own['name']:14} {own['does']}")
+        for tried in own["tried"]:
+            tell(f"  {'':14} {tried['device']}: {_tried(tried)}")
+    if report["own_kernels_note"]:
+        tell(f"  {report['own_kernels_note']}")
     if report["problems"]:
         _heading("Problems")
         for problem in report["problems"]:
             tell(f"  {problem}")
 
 
-def examine() -> dict[str, Any]:
-    """All that `doctor` shows, as plain data."""
+def examine(*, run: bool = False) -> dict[str, Any]:
+    """All that `doctor` shows, as plain data; run: with flexvar's own kernels tried and timed."""
     import os
     import platform
 
@@ -122,14 +138,53 @@ def examine() -> dict[str, Any]:
             problems.append(f"backbone {provided.qualified}: {type(error).__name__}: {error}")
             continue
         backbones[registry.name_of(provided)] = {"kernels": kernels, "auto": auto}
+    own, note = _own_kernels(registry, devices[1:], run)
     versions = {"flexvar": __version__, "python": platform.python_version()}
     versions |= {name: _version(name) for name in PACKAGES}
     return {
         "versions": versions,
         "devices": described,
         "backbones": backbones,
+        "own_kernels": own,
+        "own_kernels_note": note,
         "problems": problems,
     }
+
+
+def _own_kernels(registry: Any, gpus: list[Any], run: bool) -> tuple[list[dict[str, Any]], str]:
+    """Kernels by name, what trying them on each GPU gave, and why they were not tried."""
+    import torch
+
+    from flexvar.generation import draw  # noqa: F401 - defines one
+    from flexvar.ops import fusion
+
+    for provided in registry.components:
+        if provided.kind == "tokenizer":  # as backbones above: whose modules define theirs
+            with contextlib.suppress(Exception):
+                registry.load(provided.kind, provided.qualified)
+    own = []
+    for name, one in sorted(fusion.KNOWN.items()):
+        tried = []
+        for device in gpus if run else []:
+            verdict = fusion.verdict_on(one, device)
+            found = {"device": str(device), "agrees": verdict.agrees, "reason": verdict.reason}
+            if verdict.agrees:
+                plain, fused = fusion.seconds(one, device, torch.bfloat16)
+                found |= {"plain_s": plain, "fused_s": fused}
+            tried.append(found)
+        own.append({"name": name, "does": one.does, "tried": tried})
+    if not gpus:
+        return own, "not tried: no GPU"
+    if reason := fusion.why_not():
+        return own, f"{reason}; install: {fusion.INSTALL}"
+    return own, "" if run else "not tried; flexvar doctor --run does that"
+
+
+def _tried(tried: dict[str, Any]) -> str:
+    if not tried["agrees"]:
+        return f"not taken: {tried['reason']}"
+    plain, fused = (1e6 * tried[key] for key in ("plain_s", "fused_s"))
+    return f"{tried['reason']}; {plain:.1f} us in torch's own steps, {fused:.1f} us as one (bf16)"
 
 
 def _version(distribution: str) -> str:

@@ -56,8 +56,8 @@ Compile = Annotated[
     bool,
     typer.Option(
         "--compile",
-        help="Spend a while at the start to be faster after: graphs and compiled blocks on CUDA, "
-        "on a CPU what a trial finds faster. The same images.",
+        help="Spend a while at the start to be faster after: graphs, compiled blocks and kernels "
+        "on CUDA, on a CPU what a trial finds faster. The same images.",
     ),
 ]
 Dtype = Annotated[str, typer.Option(help="fp32, bf16, fp16, or int8 on a CPU.")]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -46,6 +46,14 @@ class Candidate:
     step: int
 
 
+class Filters(NamedTuple):
+    """Logits divided by the temperature, then top-k, then top-p within it; 0 and 1 are off."""
+
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+
 @runtime_checkable
 class Sampler(Protocol):
     """How the tokens of a scale are chosen; it has no weights, and keeps nothing between calls.
@@ -63,6 +71,8 @@ class Sampler(Protocol):
 
     A sampler may have more; the loop does without what it lacks:
 
+    - ``filters(layout, step) -> Filters | None``: what ``process`` does at a step, if it is nothing
+      but that; filters and draw are then one kernel where kernels are taken.
     - ``draws(layout, step) -> bool``: whether tokens are drawn (as without it), or the likeliest
       taken.
     - ``wrap(models) -> Predictor``: the model to ask, of ``models["model"]``, the pipeline's own,
@@ -91,6 +101,14 @@ class Sampler(Protocol):
 def models_of(sampler: Sampler) -> Mapping[str, str]:
     """The checkpoints that a sampler asks for beside the pipeline's own, by name."""
     return getattr(sampler, "models", {})
+
+
+def filters(sampler: Sampler, layout: Layout, step: int) -> Filters | None:
+    """All that ``process`` does at a step, if the sampler says."""
+    found: Filters | None = None
+    if hasattr(sampler, "filters"):
+        found = sampler.filters(layout, step)
+    return found
 
 
 def draws(sampler: Sampler, layout: Layout, step: int) -> bool:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, get_args
+from collections.abc import Iterator, Sequence
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from flexvar.components.sampler import Filters
 from flexvar.layout import Grid
+from flexvar.ops import fusion
+from flexvar.ops.fusion import Fusion
 
 GuidanceSchedule = Literal["ramp", "ramp10", "constant"]
 GUIDANCE_SCHEDULES: tuple[GuidanceSchedule, ...] = get_args(GuidanceSchedule)
@@ -19,6 +22,8 @@ RAMP10_STEPS = 9
 RAMP10_SIDE = 16
 # So many of the likeliest tokens nearly always hold the nucleus.
 FEW = 1024
+# Logits of one token that a kernel holds in registers.
+MOST_VALUES = 16384
 
 
 def guidance_weight(
@@ -105,6 +110,83 @@ def draw(logits_BLV: Tensor, uniform_BL: Tensor) -> Tensor:
     )
     index = torch.searchsorted(cumulative, threshold, right=True)
     return index.squeeze(-1)
+
+
+def fits(logits_BLV: Tensor) -> bool:
+    """Whether a kernel is taken that filters and draws at once."""
+    return (
+        logits_BLV.shape[-1] <= MOST_VALUES
+        and logits_BLV.dtype == torch.float32
+        and fusion.takes(DRAW, logits_BLV)
+    )
+
+
+def filtered(logits_BLV: Tensor, uniform_BL: Tensor, filters: Filters) -> Tensor:
+    """Tokens as of `draw` after `filter_logits`, in one launch.
+
+    Sums are added in another order, so that a number within 1e-6 of where two tokens meet may give
+    the other one, and a logit as close to the end of the nucleus may stay or go.
+    """
+    return _draw_token(logits_BLV, uniform_BL, filters.top_k, filters.top_p, filters.temperature)
+
+
+def _plain_draw(
+    logits_BLV: Tensor, uniform_BL: Tensor, top_k: int, top_p: float, temperature: float
+) -> tuple[Tensor]:
+    logits_BLV = logits_BLV / temperature
+    return (draw(filter_logits(logits_BLV, top_k=top_k, top_p=top_p), uniform_BL),)
+
+
+def _fused_draw(*given: Any) -> tuple[Tensor]:
+    return (_draw_token(*given),)
+
+
+def _fake_draw(
+    logits: Tensor, uniform: Tensor, top_k: int, top_p: float, temperature: float
+) -> Tensor:
+    return torch.empty_like(uniform, dtype=torch.int64, memory_format=torch.contiguous_format)
+
+
+_draw_token = fusion.operator(
+    "draw_token(Tensor logits, Tensor uniform, int top_k, float top_p, float temperature) "
+    "-> Tensor",
+    _fake_draw,
+    "flexvar.ops.kernels.draw",
+)
+
+
+def _draw_cases(source: torch.Generator) -> Iterator[tuple[Any, ...]]:
+    for vocab, top_k, top_p, temperature in (
+        (50, 0, 1.0, 1.0),
+        (50, 7, 1.0, 0.7),
+        (64, 0, 0.8, 1.0),
+        (300, 40, 0.9, 1.5),
+        (2, 1, 0.5, 1.0),
+        (33, 90, 1e-6, 1.0),
+    ):
+        yield *_draw_case(source, 2, 6, vocab), top_k, top_p, temperature
+    # Ties, at the last of the top-k too, and logits that others left out.
+    logits, uniform = _draw_case(source, 1, 8, 40)
+    yield logits.round(), uniform, 12, 0.9, 1.0
+    yield logits.masked_fill(logits < 0, -torch.inf), uniform, 30, 1.0, 1.0
+
+
+def _draw_case(
+    source: torch.Generator, batch: int, length: int, vocab: int
+) -> tuple[Tensor, Tensor]:
+    logits = torch.randn(batch, length, vocab, generator=source) * 3
+    return logits, torch.rand(batch, length, generator=source)
+
+
+DRAW = Fusion(
+    "draw_token",
+    "temperature, top-k, top-p and the draw of a token from a number",
+    _plain_draw,
+    _fused_draw,
+    _draw_cases,
+    lambda source: (*_draw_case(source, 1, 256, 8912), 900, 0.95, 1.0),
+    dtypes=(torch.float32,),
+)
 
 
 def soft_weights(logits_BLV: Tensor, gumbel_BLV: Tensor, ratio: float) -> Tensor:

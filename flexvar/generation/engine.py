@@ -1,4 +1,4 @@
-"""Makes generation faster without another number: compiled regions of blocks, recorded graphs."""
+"""Makes generation faster: compiled regions of blocks, recorded graphs, kernels."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from torch import nn
 
 from flexvar.errors import FlexvarError, first_line
 from flexvar.generation.graphs import CudaRecorder, Graphs
+from flexvar.ops import fusion
 
 if TYPE_CHECKING:
     from flexvar.session import Session
 
-Mode = Literal["auto", "graphs", "regions", "off"]
+Mode = Literal["auto", "graphs", "regions", "kernels", "off"]
 MODES: tuple[Mode, ...] = get_args(Mode)
 # Compiled regions have to be so many times as fast as the plain ones to be kept on a CPU.
 WORTH_WHILE = 1.03
@@ -29,8 +30,8 @@ _log = logging.getLogger("flexvar")
 class Compiled:
     """What `flexvar.Pipeline.compile` chose, and why.
 
-    graphs, regions: what is on. seconds: what choosing took. plain_s, regions_s: seconds of one
-    picture either way, where that was measured.
+    graphs, regions, kernels: what is on. seconds: what choosing took. plain_s, regions_s: seconds
+    of one picture either way, where that was measured.
     """
 
     graphs: bool
@@ -39,9 +40,10 @@ class Compiled:
     seconds: float
     plain_s: float | None = None
     regions_s: float | None = None
+    kernels: bool = False
 
     def __str__(self) -> str:
-        on = [name for name in ("graphs", "regions") if getattr(self, name)]
+        on = [name for name in ("graphs", "regions", "kernels") if getattr(self, name)]
         chosen = f"compiled with {' and '.join(on)}" if on else "not compiled"
         return f"{chosen}: {self.reason} ({self.seconds:.1f} s)"
 
@@ -51,24 +53,30 @@ def compile_session(session: Session, mode: Mode = "auto") -> Compiled:
     if mode not in MODES:
         raise FlexvarError(f"mode: got {mode!r}; expected {', '.join(MODES)}.")
     on_cuda = session.device.type == "cuda"
-    if mode == "graphs" and not on_cuda:
+    if mode in ("graphs", "kernels") and not on_cuda:
+        what = "graphs are recorded" if mode == "graphs" else "kernels run"
         raise FlexvarError(
-            f"mode: graphs are recorded on CUDA, the model is on {session.device}. Use "
+            f"mode: {what} on CUDA, the model is on {session.device}. Use "
             "mode='regions', or 'auto', which takes what is faster here."
         )
     begun = time.perf_counter()
     session.graphs = None
     compile_regions(session.model, None)
+    use_kernels(session, False)
     if mode == "off":
         return Compiled(False, False, "switched off", 0.0)
-    regions, reason = False, "graphs alone were asked for"
+    regions, reason = False, f"{mode} alone were asked for"
     times: tuple[float | None, float | None] = (None, None)
-    if mode != "graphs":
+    kernels = False
+    if on_cuda and mode in ("auto", "kernels"):
+        kernels, refused = kernels_on(session)
+        reason = refused or reason
+    if mode in ("auto", "regions"):
         regions, reason, times = _with_regions(session, keep=mode == "regions" or on_cuda)
-    if on_cuda and mode != "regions":
+    if on_cuda and mode in ("auto", "graphs"):
         session.graphs = graphs_of(session)
     done = time.perf_counter() - begun
-    return Compiled(session.graphs is not None, regions, reason, done, *times)
+    return Compiled(session.graphs is not None, regions, reason, done, *times, kernels=kernels)
 
 
 def graphs_of(session: Session, recorder: Any = None) -> Graphs:
@@ -78,6 +86,26 @@ def graphs_of(session: Session, recorder: Any = None) -> Graphs:
         session._warn_once(message, message)
 
     return Graphs(recorder or CudaRecorder(session.device), warn=warn, say=_log.info)
+
+
+def use_kernels(session: Session, on: bool) -> None:
+    """Let all parts of a session take kernels, or none."""
+    session.fused = on
+    for module in session.parts.modules():
+        fusion.use(module, on)
+
+
+def kernels_on(session: Session) -> tuple[bool, str]:
+    """Switch kernels on if any can be taken on the session's device; why those that cannot."""
+    verdicts = {name: fusion.verdict_on(one, session.device) for name, one in fusion.KNOWN.items()}
+    refused = {name: one.reason for name, one in verdicts.items() if not one.agrees}
+    use_kernels(session, len(refused) < len(verdicts))
+    if not refused:
+        return session.fused, ""
+    reasons = "; ".join(sorted(set(refused.values())))
+    message = f"Not all kernels are taken, without {', '.join(refused)}: {reasons}"
+    session._warn_once("kernels", message)
+    return session.fused, message
 
 
 def compile_regions(model: nn.Module, wrap: Callable[[Any], Any] | None) -> bool:

@@ -73,6 +73,7 @@ def generate(
     on_scale: OnScale | None = None,
     decode: Callable[[Tensor], Tensor] | None = None,
     engine: Engine | None = None,
+    fused: bool = False,
 ) -> Generated:
     """Token maps and latent of one image per row of the condition.
 
@@ -87,7 +88,8 @@ def generate(
     time. on_scale: called after each scale with the step, the latent (B,C,h,w) so far
     and the maps so far; with it the states of all images are held at once, without it those of
     one call. decode: makes images of latents, a call of the model's at a time. engine: runs the
-    work of a call, see `flexvar.generation.graphs`; not with ``on_scale``.
+    work of a call, see `flexvar.generation.graphs`; not with ``on_scale``. fused: whether tokens
+    are drawn by a kernel where one is taken (`flexvar.ops.fusion`).
     Raises `FlexvarError` for a layout no model can predict.
     """
     shares = plan(
@@ -100,6 +102,7 @@ def generate(
         null=null,
         known=known,
         images_per_call=images_per_call,
+        fused=fused,
     )
     asked: Predictor = model if predictor is None else predictor
     if on_scale is None:
@@ -159,8 +162,13 @@ def advance(
     else:
         features_BLD = _features(model, inputs_BLC, share, progress, step, last=True)
         logits = model.head(features_BLD)
-        processed = sampler.process(logits, setup.layout, step, latent_BChw)
-        tokens = _draw(processed, share, step, 0)
+        filters = setup.filters[step]
+        if filters is not None and draw.fits(logits):
+            tokens = draw.filtered(logits, share.uniform[:, setup.layout.slices[step]], filters)
+            processed = logits  # asked for by nothing
+        else:
+            processed = sampler.process(logits, setup.layout, step, latent_BChw)
+            tokens = _draw(processed, share, step, 0)
     best: tuple[Tensor, Tensor] | None = None
     best_score: Tensor | None = None
     for number in range(setup.candidates[step]):

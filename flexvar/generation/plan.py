@@ -17,6 +17,7 @@ from torch import Tensor
 from flexvar.components import Conditioner, Sampler, Tokenizer
 from flexvar.components import sampler as sampling
 from flexvar.components.conditioner import each, rows
+from flexvar.components.sampler import Filters
 from flexvar.errors import FlexvarError
 from flexvar.generation import seeds
 from flexvar.generation.known import Known
@@ -32,7 +33,8 @@ class Setup:
     first, at which the unconditional half runs. paired: whether both halves are one call of the
     model, which they are where the unconditional one runs to the end. runs: whether the model is
     asked at a step at all; asked: whether its tokens are wanted, rather than its state alone.
-    draws, rounds, candidates: see `flexvar.components.Sampler`.
+    draws, rounds, candidates: see `flexvar.components.Sampler`. filters: by step, of tokens that
+    one kernel may filter and draw (`flexvar.ops.fusion`); None for all others.
     """
 
     layout: Layout
@@ -46,6 +48,7 @@ class Setup:
     draws: tuple[bool, ...]
     rounds: tuple[int, ...]
     candidates: tuple[int, ...]
+    filters: tuple[Filters | None, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +82,7 @@ def plan(
     null: Any | None = None,
     known: Known | None = None,
     images_per_call: int | None = None,
+    fused: bool = False,
 ) -> list[Share]:
     """The shares of a generation; the arguments are those of `flexvar.generation.loop.generate`.
 
@@ -133,6 +137,10 @@ def plan(
             draws=tuple(sampling.draws(sampler, layout, step) for step in range(len(layout))),
             rounds=tuple(count for count, _ in counts),
             candidates=tuple(count for _, count in counts),
+            filters=tuple(
+                _filters(sampler, layout, step) if fused and not mixes else None
+                for step in range(len(layout))
+            ),
         )
         own = each(itemgetter(part), inputs)
         other = None if null is None else each(itemgetter(part), null)
@@ -151,6 +159,14 @@ def plan(
             )
         )
     return shares
+
+
+def _filters(sampler: Sampler, layout: Layout, step: int) -> Filters | None:
+    """Those of a step whose tokens are drawn, once."""
+    times = sampling.rounds(sampler, layout, step) * sampling.candidates(sampler, layout, step)
+    if times > 1 or not sampling.draws(sampler, layout, step):
+        return None
+    return sampling.filters(sampler, layout, step)
 
 
 def _guidance(sampler: Sampler, layout: Layout) -> tuple[tuple[float, ...], int]:

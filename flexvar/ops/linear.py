@@ -11,7 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flexvar.errors import FlexvarError
-from flexvar.ops import int8
+from flexvar.ops import fusion, int8
+from flexvar.ops.fusion import Fusion
+from flexvar.ops.precision import computing_dtype
 
 # Multiplications below which torch's own steps are the faster ones, without and with a GELU behind.
 # oneDNN makes its code anew for every shape, which takes about 1 ms, and costs 25 to 50 us a call:
@@ -66,13 +68,14 @@ class Linear(nn.Linear):
     """`torch.nn.Linear` through `linear`; gelu: with GELU (tanh) behind it.
 
     After `to_int8` the weights are where oneDNN has them: the parameter keeps their shape, on the
-    meta device.
+    meta device. fused: see `flexvar.ops.fusion`.
     """
 
     packed: int8.Packed | None = None
     # Whether a copy is kept in oneDNN's order, see `keep_ordered`, and the copy.
     ordered = False
     _copy: Ordered | None = None
+    fused = False
 
     def __init__(self, inputs: int, outputs: int, *, bias: bool = True, gelu: bool = False) -> None:
         super().__init__(inputs, outputs, bias=bias)
@@ -85,6 +88,8 @@ class Linear(nn.Linear):
             return int8.product(x, self.packed, bias, gelu=self.gelu)
         if self.ordered and not self.training and _fuses(x, self.weight, self.gelu):
             return _fused(x, self._in_order(), bias, gelu=self.gelu)
+        if self.fused and self.gelu and _one_product(x, self.weight, bias):
+            return _with_gelu(x, self.weight, bias)[0]
         return linear(x, self.weight, bias, gelu=self.gelu)
 
     def _in_order(self) -> Tensor:
@@ -144,6 +149,42 @@ def from_int8(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
         if isinstance(part, Linear) and part.packed is not None:
             part.weight = nn.Parameter(weights[f"{name}.weight"].to(part.packed.step_N.device))
             part.packed = None
+
+
+def _one_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
+    """Whether bias and GELU are part of CUDA's product: of one dtype, for no gradient."""
+    return (
+        x.device.type == "cuda"  # a CPU takes another GELU there
+        and not torch.is_grad_enabled()
+        and bias is not None
+        and x.dtype == weight.dtype
+        and computing_dtype(x) == x.dtype
+        and fusion.takes(LINEAR_GELU, x)
+    )
+
+
+def _with_gelu(x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor]:
+    # torch's own way to cuBLASLt's products that end in a GELU, the one by tanh.
+    y = torch._addmm_activation(bias, x.flatten(0, -2), weight.mT, use_gelu=True)
+    return (y.unflatten(0, x.shape[:-1]),)
+
+
+def _gelu_case(source: torch.Generator, *sizes: int) -> tuple[Tensor, Tensor, Tensor]:
+    length, inputs, outputs = sizes
+    x, weight = (torch.randn(n, inputs, generator=source) for n in (length, outputs))
+    return x[None], weight / inputs**0.5, torch.randn(outputs, generator=source)
+
+
+# Not Triton's: cuBLASLt's own, through torch.
+LINEAR_GELU = Fusion(
+    "linear_gelu",
+    "linear layer with GELU, in one product of cuBLASLt",
+    lambda x, weight, bias: (plain(x, weight, bias, gelu=True),),
+    _with_gelu,
+    lambda source: iter([_gelu_case(source, 2, 16, 24), _gelu_case(source, 5, 8, 64)]),
+    lambda source: _gelu_case(source, 512, 1024, 4096),
+    slack=2.0,
+)
 
 
 def _fuses(x: Tensor, weight: Tensor, gelu: bool) -> bool:

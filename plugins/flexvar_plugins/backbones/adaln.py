@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from flexvar.ops import norms
 from flexvar.ops.linear import Linear
 
 
@@ -20,6 +21,16 @@ class Branch(NamedTuple):
     gate: Tensor
     scale: Tensor
     shift: Tensor
+
+
+class Pending(NamedTuple):
+    """What a branch made, (B,L,D), and its gate: not in the stream yet.
+
+    The next norm takes it in, in one launch where kernels are taken.
+    """
+
+    gate_B1D: Tensor
+    branch_BLD: Tensor
 
 
 class BlockConfig(Protocol):
@@ -40,8 +51,10 @@ class AdaLnBlock(nn.Module):
 
     With ``shared_modulation`` AdaLN is one projection for all blocks (`AdaLnBackbone`), of which a
     block keeps only an offset (6,D): for each branch a gate, a scale and a shift. mlp: whether the
-    last branch is an MLP (Linear, GELU, Linear).
+    last branch is an MLP (Linear, GELU, Linear). fused: see `flexvar.ops.fusion`.
     """
+
+    fused = False
 
     def __init__(
         self, config: BlockConfig, number: int, *, mlp: bool = True, branches: int = 2
@@ -86,8 +99,8 @@ class AdaLnBlock(nn.Module):
             assert self.modulation_offset is not None
             values_B6D = shared_B6D + self.modulation_offset
         gates, scales, shifts = values_B6D.unsqueeze(1).unflatten(2, (3, -1)).unbind(2)
-        parts = zip(gates.unbind(2), scales.unbind(2), shifts.unbind(2), strict=True)
-        return tuple(Branch(gate, 1 + scale, shift) for gate, scale, shift in parts)
+        parts = zip(gates.unbind(2), (1 + scales).unbind(2), shifts.unbind(2), strict=True)
+        return tuple(Branch(*part) for part in parts)
 
     def mlp(self, x_BLD: Tensor) -> Tensor:
         """Linear, GELU (tanh), linear; each token by itself. (B,L,D) -> (B,L,D)."""
@@ -95,10 +108,21 @@ class AdaLnBlock(nn.Module):
 
     def residual(self, x_BLD: Tensor, gate_B1D: Tensor, branch_BLD: Tensor) -> Tensor:
         """x + gate * branch; in training the branch is dropped for some rows (drop-path)."""
+        return join(x_BLD, self.pending(x_BLD, gate_B1D, branch_BLD))
+
+    def pending(self, x_BLD: Tensor, gate_B1D: Tensor, branch_BLD: Tensor) -> Pending:
+        """The same, to be added by `norm` or `join`."""
         if self.training and self.drop_path > 0:
             keep = 1 - self.drop_path
             gate_B1D = gate_B1D * (torch.empty_like(x_BLD[:, :1, :1]).bernoulli_(keep) / keep)
-        return torch.addcmul(x_BLD, gate_B1D, branch_BLD)
+        return Pending(gate_B1D, branch_BLD)
+
+    def norm(self, x_BLD: Tensor, pending: Pending | None, branch: Branch) -> tuple[Tensor, Tensor]:
+        """The stream with what was pending, and its `modulated_norm`."""
+        if pending is None:
+            return x_BLD, modulated_norm(x_BLD, branch, fused=self.fused)
+        given = x_BLD, *pending, branch.scale, branch.shift
+        return norms.residual_norm(*given, fused=self.fused)
 
 
 class AdaLnBackbone(nn.Module):
@@ -165,7 +189,11 @@ def shrink(config: BlockConfig) -> float:
     return 1 / math.sqrt(2 * config.depth)
 
 
-def modulated_norm(x_BLD: Tensor, branch: Branch) -> Tensor:
+def join(x_BLD: Tensor, pending: Pending | None) -> Tensor:
+    """The stream with what was pending."""
+    return x_BLD if pending is None else torch.addcmul(x_BLD, *pending)
+
+
+def modulated_norm(x_BLD: Tensor, branch: Branch, *, fused: bool = False) -> Tensor:
     """Layer norm without weights (statistics in fp32), times scale, plus shift."""
-    normed = F.layer_norm(x_BLD, x_BLD.shape[-1:], eps=1e-6)
-    return torch.addcmul(branch.shift, normed, branch.scale)
+    return norms.modulated_norm(x_BLD, branch.scale, branch.shift, fused=fused)

@@ -11,7 +11,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +20,7 @@ from torch import Tensor
 from flexvar.components.implementation import Kernel
 from flexvar.errors import PluginError
 from flexvar.layout import Layout
+from flexvar.ops.heads import Turns, turn
 
 Implementation = Literal["auto", "eager", "sdpa", "flash"]
 IMPLEMENTATIONS: tuple[Implementation, ...] = get_args(Implementation)
@@ -213,26 +214,6 @@ def rotate(x_BLHd: Tensor, angle_LR: Tensor) -> Tensor:
     return turn(x_BLHd, turns(angle_LR, x_BLHd.dtype))
 
 
-class Turns(NamedTuple):
-    """Cosine and sine (L,1,R) of angles."""
-
-    cosine: Tensor
-    sine: Tensor
-
-    def of(self, part: slice) -> Turns:
-        """Those of some of the tokens."""
-        return Turns(self.cosine[part], self.sine[part])
-
-
 def turns(angle_LR: Tensor, dtype: torch.dtype) -> Turns:
     """What `turn` needs of the angles, for heads in a dtype."""
     return Turns(*(f(angle_LR)[:, None].to(dtype) for f in (torch.cos, torch.sin)))
-
-
-def turn(x_BLHd: Tensor, by: Turns) -> Tensor:
-    """As `rotate`, by angles whose cosine and sine are there already."""
-    count = by.cosine.shape[-1]
-    cosine, sine = (one.to(x_BLHd.dtype) for one in by)
-    first, second = x_BLHd[..., :count], x_BLHd[..., count : 2 * count]
-    turned = [first * cosine - second * sine, first * sine + second * cosine]
-    return torch.cat([*turned, x_BLHd[..., 2 * count :]], dim=-1)

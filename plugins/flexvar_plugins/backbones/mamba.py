@@ -21,7 +21,8 @@ from flexvar_plugins.backbones.adaln import (
     AdaLnBlock,
     BlockConfig,
     Branch,
-    modulated_norm,
+    Pending,
+    join,
     shrink,
 )
 from flexvar_plugins.backbones.mixer import Constants, Memory, Mixer
@@ -176,21 +177,24 @@ class Block(AdaLnBlock):
         """
         mixers = (self.mixer, self.second_mixer)
         after: list[Memory] = []
+        pending: Pending | None = None
         for number, (mixer, branch) in enumerate(zip(mixers, both, strict=True)):
             if mixer is None:
-                x_BLD = self.feed_forward(x_BLD, branch)
-                continue
-            x_BLD = scan_paths.permute(x_BLD, gathers[number])
-            normed_BLD = modulated_norm(x_BLD, branch)
+                return self.feed_forward(x_BLD, pending, branch), after
+            if gathers[number] is not None:
+                x_BLD = scan_paths.permute(join(x_BLD, pending), gathers[number])
+                pending = None
+            x_BLD, normed_BLD = self.norm(x_BLD, pending, branch)
             own = None if constants is None else constants[number]
             mixed_BLD, memory = mixer(normed_BLD, memories[number], kernels, own)
             after.append(memory)
-            x_BLD = self.residual(x_BLD, branch.gate, mixed_BLD)
-        return x_BLD, after
+            pending = self.pending(x_BLD, branch.gate, mixed_BLD)
+        return join(x_BLD, pending), after
 
-    def feed_forward(self, x_BLD: Tensor, branch: Branch) -> Tensor:
-        """Features (B,L,D) after the branch of the MLP."""
-        return self.residual(x_BLD, branch.gate, self.mlp(modulated_norm(x_BLD, branch)))
+    def feed_forward(self, x_BLD: Tensor, pending: Pending | None, branch: Branch) -> Tensor:
+        """Features (B,L,D) with what was pending, and after the branch of the MLP."""
+        x_BLD, normed_BLD = self.norm(x_BLD, pending, branch)
+        return self.residual(x_BLD, branch.gate, self.mlp(normed_BLD))
 
 
 @dataclass(slots=True)

@@ -7,11 +7,11 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flexvar.ops.linear import Linear
-from flexvar_plugins.backbones import scan_kernels, ssd
+from flexvar.ops.precision import computing_dtype
+from flexvar_plugins.backbones import one_chunk, scan_kernels
 
 if TYPE_CHECKING:
     from flexvar_plugins.backbones.mamba import MambaConfig
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 # Published initialisation of Mamba-2: decay rates, and step sizes dt at a zero projection.
 RATE_RANGE = (1.0, 16.0)
 DT_RANGE, DT_FLOOR = (1e-3, 1e-1), 1e-4
-NORM_EPS = 1e-5
 
 
 class Memory(NamedTuple):
@@ -45,9 +44,10 @@ class Mixer(nn.Module):
     """Mamba-2's mixer: gate and scan of a convolved projection (arXiv 2405.21060, section 7.1).
 
     One group: all heads share what they write to and read from the state. A_log, dt_bias and D
-    have the names of the paper and its released weights.
+    have the names of the paper and its released weights. fused: see `flexvar.ops.fusion`.
     """
 
+    fused = False
     keep_fp32 = frozenset({"A_log", "dt_bias", "D"})
     # Small operations around the products, worth compiling.
     REGIONS: ClassVar[tuple[str, ...]] = ("gated",)
@@ -56,8 +56,8 @@ class Mixer(nn.Module):
         super().__init__()
         inner, heads = config.inner, config.num_heads
         self.chunk_size, self.head_dim = config.chunk_size, config.head_dim
+        self.state_size = config.state_size
         convolved = inner + 2 * config.state_size
-        self.convolution_sizes = [inner, config.state_size, config.state_size]
         self.projection_sizes = [inner, convolved, heads]
         self.in_proj = Linear(config.width, sum(self.projection_sizes), bias=False)
         self.conv_weight = nn.Parameter(torch.empty(convolved, config.conv_width))
@@ -100,29 +100,34 @@ class Mixer(nn.Module):
         rate_H, dt_bias_H, skip_H, norm_weight_E = constants or self.constants()
         tail_BTE, state_BHdN = memory or (None, None)
         gate_BLE, mixed_BLE, dt_BLH = self.in_proj(x_BLD).split(self.projection_sizes, dim=-1)
-        mixed_BLE, tail_BTE = kernels.convolve(
-            mixed_BLE, self.conv_weight, self.conv_bias, tail_BTE
-        )
+        given = mixed_BLE, self.conv_weight, self.conv_bias, tail_BTE
+        rest = dt_BLH, dt_bias_H, rate_H, skip_H, state_BHdN, self.head_dim, self.state_size
+        if self._at_once(x_BLD, kernels):
+            mixed_BLE, tail_BTE = one_chunk.convolve(*given)
+            y_BLHd, state_BHdN = one_chunk.scan(mixed_BLE, *rest)
+            y_BLE = one_chunk.gated(y_BLHd, gate_BLE, norm_weight_E)
+            return self.out_proj(y_BLE), Memory(tail_BTE, state_BHdN)
+        mixed_BLE, tail_BTE = kernels.convolve(*given)
         # Every implementation chooses its own precision.
         with without_autocast(x_BLD.device):
-            inner_BLE, write_BLN, read_BLN = mixed_BLE.split(self.convolution_sizes, dim=-1)
-            inputs = ssd.Inputs(
-                x_BLHd=inner_BLE.unflatten(-1, (-1, self.head_dim)),
-                dt_BLH=F.softplus(dt_BLH.float() + dt_bias_H),
-                rate_H=rate_H,
-                write_BLN=write_BLN,
-                read_BLN=read_BLN,
-                skip_H=skip_H,
-                state_BHdN=state_BHdN,
-            )
+            inputs = one_chunk.inputs(mixed_BLE, *rest)
             y_BLHd, state_BHdN = kernels.scan(inputs, self.chunk_size)
             y_BLE = self.gated(y_BLHd, gate_BLE, norm_weight_E)
         return self.out_proj(y_BLE), Memory(tail_BTE, state_BHdN)
 
+    def _at_once(self, x_BLD: Tensor, kernels: scan_kernels.Kernels) -> bool:
+        """Whether flexvar's own kernels stand in for torch's steps; others are left as they are."""
+        return (
+            self.fused
+            and not torch.is_grad_enabled()
+            and kernels is scan_kernels.KERNELS["torch"]
+            and computing_dtype(x_BLD) == x_BLD.dtype
+            and one_chunk.takes(x_BLD)
+        )
+
     def gated(self, y_BLHd: Tensor, gate_BLE: Tensor, weight_E: Tensor) -> Tensor:
         """What the scan read, gated and normed in fp32: (B,L,E) in the dtype of the gate."""
-        y_BLE = y_BLHd.flatten(2).float() * F.silu(gate_BLE.float())
-        return F.rms_norm(y_BLE, y_BLE.shape[-1:], weight_E, NORM_EPS).to(gate_BLE.dtype)
+        return one_chunk.plain_gated(y_BLHd, gate_BLE, weight_E)
 
 
 @torch.no_grad()

@@ -16,6 +16,8 @@ from flexvar.components import Condition, Facts, Position
 from flexvar.components.implementation import Kernel
 from flexvar.config import ComponentConfig
 from flexvar.layout import Layout
+from flexvar.ops import heads
+from flexvar.ops.heads import Cache, Turns
 from flexvar.ops.linear import Linear
 from flexvar.ops.precision import computing_dtype
 from flexvar_plugins.backbones import attention
@@ -24,11 +26,12 @@ from flexvar_plugins.backbones.adaln import (
     AdaLnBlock,
     BlockConfig,
     Branch,
-    modulated_norm,
+    Pending,
+    join,
     shrink,
     truncated_normal,
 )
-from flexvar_plugins.backbones.attention import Attend, Implementation, Turns
+from flexvar_plugins.backbones.attention import Attend, Implementation
 from flexvar_plugins.backbones.cross_attention import CrossAttention, Seen
 
 # QK-norm: the learned log-scale starts at log 4 and is held below log 100 (VAR's code).
@@ -164,14 +167,23 @@ class Attention(nn.Module):
         here unless given.
         """
         bias_E, scale_H1 = constants or self.constants()
-        qkv = self.qkv(x_BLD, bias_E)
-        q, k, v = qkv.unflatten(-1, (3, self.heads, -1)).unbind(2)
-        if scale_H1 is not None:
-            q, k = unit_length(q, scale_H1), unit_length(k)
-        if rotate is not None:
-            by = rotate if isinstance(rotate, Turns) else attention.turns(rotate, q.dtype)
-            q, k = attention.turn(q, by), attention.turn(k, by)
-        return q, k, v
+        qkv_BLE = self.qkv(x_BLD, bias_E)
+        if rotate is not None and not isinstance(rotate, Turns):
+            rotate = attention.turns(rotate, qkv_BLE.dtype)
+        return heads.project(qkv_BLE, self.heads, scale_H1, rotate)
+
+    def store(
+        self,
+        x_BLD: Tensor,
+        rotate: Turns | None,
+        constants: Constants,
+        cache: Cache,
+        *,
+        fused: bool,
+    ) -> Tensor:
+        """The queries of `project`; keys and values go into the cache."""
+        qkv_BLE = self.qkv(x_BLD, constants.bias_E)
+        return heads.store(qkv_BLE, constants.scale_H1, rotate, cache, fused=fused)
 
 
 class Block(AdaLnBlock):
@@ -224,42 +236,57 @@ class Block(AdaLnBlock):
         of the block are used in here, so that it can be sharded by itself.
         """
         seen = self.seen(tokens_BTD, mask_BT)
-        return self.run(x_BLD, self.modulate(cond_BD, shared_B6D), rotate_LR, attend, seen)
+        both = self.modulate(cond_BD, shared_B6D)
+        x_BLD, normed_BLD = self.norm(x_BLD, None, both[0])
+        q, k, v = self.attention.project(normed_BLD, rotate_LR)
+        mixed_BLD = attend(q, k, v, self.attention.softmax_scale).flatten(2)
+        return join(*self.after_attention(x_BLD, mixed_BLD, both, seen))
 
-    def run(
+    def step(
         self,
         x_BLD: Tensor,
+        pending: Pending | None,
         both: tuple[Branch, ...],
-        rotate: Tensor | Turns | None,
-        attend: Attend,
-        seen: Seen | None = None,
-        constants: Constants | None = None,
-    ) -> Tensor:
-        """The same under AdaLN values, and with constants, that are there already."""
-        q, k, v = self.before_attention(x_BLD, both[0], rotate, constants)
-        mixed_BLD = attend(q, k, v, self.attention.softmax_scale).flatten(2)
+        rotate: Turns | None,
+        cache: Cache,
+        attend: Callable[[Tensor, float], Tensor],
+        seen: Seen | None,
+        constants: Constants,
+    ) -> tuple[Tensor, Pending]:
+        """The same of one scale, under AdaLN values and with constants that are there already.
+
+        pending: of the block before. attend: what queries read from all that is cached so far. What
+        comes back lacks what is pending then.
+        """
+        x_BLD, q = self.before_attention(x_BLD, pending, both[0], rotate, constants, cache)
+        mixed_BLD = attend(q, self.attention.softmax_scale).flatten(2)
         return self.after_attention(x_BLD, mixed_BLD, both, seen)
 
     def before_attention(
         self,
         x_BLD: Tensor,
+        pending: Pending | None,
         first: Branch,
-        rotate: Tensor | Turns | None,
-        constants: Constants | None,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values (B,L,H,d)."""
-        return self.attention.project(modulated_norm(x_BLD, first), rotate, constants)
+        rotate: Turns | None,
+        constants: Constants,
+        cache: Cache,
+    ) -> tuple[Tensor, Tensor]:
+        """The stream, and queries (B,L,H,d); keys and values go into the cache."""
+        x_BLD, normed_BLD = self.norm(x_BLD, pending, first)
+        return x_BLD, self.attention.store(normed_BLD, rotate, constants, cache, fused=self.fused)
 
     def after_attention(
         self, x_BLD: Tensor, mixed_BLD: Tensor, both: tuple[Branch, ...], seen: Seen | None
-    ) -> Tensor:
-        """Features (B,L,D) of the stream and what attention made of it."""
+    ) -> tuple[Tensor, Pending]:
+        """The stream with what attention made of it, and what the MLP did, pending."""
         first, second = both
-        x_BLD = self.residual(x_BLD, first.gate, self.attention.out(mixed_BLD))
+        pending: Pending | None = self.pending(x_BLD, first.gate, self.attention.out(mixed_BLD))
         if self.cross is not None:
             assert seen is not None
-            x_BLD = x_BLD + self.cross(x_BLD, seen)
-        return self.residual(x_BLD, second.gate, self.mlp(modulated_norm(x_BLD, second)))
+            x_BLD = join(x_BLD, pending)
+            x_BLD, pending = x_BLD + self.cross(x_BLD, seen), None
+        x_BLD, normed_BLD = self.norm(x_BLD, pending, second)
+        return x_BLD, self.pending(x_BLD, second.gate, self.mlp(normed_BLD))
 
 
 @dataclass(slots=True)
@@ -397,27 +424,30 @@ class TransformerBackbone(AdaLnBackbone):
         """Features (B,h*w,D) of the next scale; its keys and values join the state."""
         part = state.layout.slices[state.scale]
         rotate = None if state.rotate is None else state.rotate.of(part)
+        pending: Pending | None = None
         for number, block in enumerate(self._blocks()):
             keys, values = state.keys_BLHd[number], state.values_BLHd[number]
             kernel = state.attends[number]
 
             def attend(
                 q: Tensor,
-                k: Tensor,
-                v: Tensor,
                 scale: float,
                 keys: Tensor = keys,
                 values: Tensor = values,
                 kernel: Attend = kernel,
             ) -> Tensor:
-                keys[:, part], values[:, part] = k, v
                 return kernel(q, keys[:, : part.stop], values[:, : part.stop], scale)
 
-            x_BLD = self._level(x_BLD, number, state.layout, range(state.scale, state.scale + 1))
-            both, seen = state.modulations[number], state.seen[number]
-            x_BLD = block.run(x_BLD, both, rotate, attend, seen, state.constants[number])
+            if self.level is not None:
+                x_BLD, pending = join(x_BLD, pending), None
+                scales = range(state.scale, state.scale + 1)
+                x_BLD = self._level(x_BLD, number, state.layout, scales)
+            given = state.modulations[number], rotate, Cache(keys[:, part], values[:, part])
+            own = state.seen[number], state.constants[number]
+            x_BLD, pending = block.step(x_BLD, pending, *given, attend, *own)
             if state.after_block is not None:
-                x_BLD = state.after_block(number, x_BLD)
+                x_BLD, pending = state.after_block(number, join(x_BLD, pending)), None
+        x_BLD = join(x_BLD, pending)
         state.scale += 1
         return x_BLD
 
@@ -435,9 +465,3 @@ class TransformerBackbone(AdaLnBackbone):
 def whole(condition: Condition | Tensor) -> Condition:
     """A condition that may be given by its pooled vector alone."""
     return condition if isinstance(condition, Condition) else Condition(condition)
-
-
-def unit_length(x_BLHd: Tensor, scale_H1: Tensor | float = 1.0) -> Tensor:
-    """Vectors of length 1 times a scale per head; lengths in fp32, without a copy in fp32."""
-    length = torch.linalg.vector_norm(x_BLHd, dim=-1, keepdim=True, dtype=torch.float32)
-    return (x_BLHd * (scale_H1 / length.clamp_min(1e-12))).to(x_BLHd.dtype)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from flexvar.components import Facts
+    from flexvar.components.sampler import Filters
 
 # torch is imported where tensors come in: the options of a command are read from the Config, and
 # its help does not wait for torch.
@@ -90,6 +91,15 @@ class StandardSampler:
         if not self.draws(layout, step):
             return logits
         return draw.filter_logits(logits, top_k=options.top_k, top_p=options.top_p)
+
+    def filters(self, layout: Layout, step: int) -> Filters | None:
+        """What `process` does; nothing is said of a subclass that does something else."""
+        from flexvar.components.sampler import Filters
+
+        del layout, step  # the same at all that are drawn
+        if type(self).process is not StandardSampler.process:
+            return None
+        return Filters(self.config.temperature, self.config.top_k, self.config.top_p)
 
     @property
     def mixes(self) -> bool:

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from flexvar.components import TokenSpace
 from flexvar.config import ComponentConfig
 from flexvar.errors import FlexvarError
+from flexvar.ops.groups import norm_silu
 
 GROUPS = 32
 # Of widths that 32 do not divide, as Infinity's networks have it.
@@ -102,8 +103,11 @@ def group_count(channels: int, groups: int) -> int:
 class GroupNorm(nn.GroupNorm):
     """GroupNorm that also takes a single value per group.
 
-    torch's module refuses that, which a 1x1 latent of a narrow network is.
+    torch's module refuses that, which a 1x1 latent of a narrow network is. fused: see
+    `flexvar.ops.fusion`.
     """
+
+    fused = False
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__(group_count(channels, groups), channels, eps=1e-6)
@@ -112,10 +116,10 @@ class GroupNorm(nn.GroupNorm):
         """(B,C,h,w) -> the same shape."""
         return torch.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
 
-
-def silu(x: Tensor) -> Tensor:
-    """SiLU of a tensor nothing else holds, in its own memory where no gradient needs it."""
-    return F.silu(x, inplace=not torch.is_grad_enabled())
+    def silu(self, x: Tensor) -> Tensor:
+        """The same, with SiLU behind it."""
+        given = self.weight, self.bias, self.num_groups, self.eps
+        return norm_silu(x, *given, fused=self.fused)
 
 
 class ResidualBlock(nn.Module):
@@ -133,8 +137,8 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B,in,h,w) -> (B,out,h,w)."""
-        h = self.conv1(silu(self.norm1(x)))
-        h = self.conv2(silu(self.norm2(h)))
+        h = self.conv1(self.norm1.silu(x))
+        h = self.conv2(self.norm2.silu(h))
         x = self.shortcut(x)
         return x + h if torch.is_grad_enabled() else h.add_(x)
 
@@ -219,7 +223,7 @@ class Encoder(nn.Module):
         x = self.conv_in(F.pixel_unshuffle(image_B3HW, self.patch))
         for level in self.levels:
             x = level(x)
-        return self.conv_out(silu(self.norm_out(self.middle(x))))
+        return self.conv_out(self.norm_out.silu(self.middle(x)))
 
 
 class Decoder(nn.Module):
@@ -254,7 +258,7 @@ class Decoder(nn.Module):
         x = self.middle(self.conv_in(latent))
         for level in self.levels:
             x = level(x)
-        return F.pixel_shuffle(self.conv_out(silu(self.norm_out(x))), self.patch)
+        return F.pixel_shuffle(self.conv_out(self.norm_out.silu(x)), self.patch)
 
 
 # Small enough to be tried with every partner, see `flexvar.contract`.

@@ -1,0 +1,1 @@
+"""Triton's code, imported where a kernel runs first: the package works without Triton."""
