@@ -72,7 +72,7 @@ def _fused_norm(
     given = x_BLD, scale_B1D, shift_B1D
     dtype = _normed_dtype(*given) if dtype is None else dtype
     if torch.is_grad_enabled():
-        return (_Norm.apply(*given, dtype),)
+        return (_Norm.apply(*given, dtype),)  # type: ignore[no-untyped-call]
     return (_norm(*given, dtype)[0],)
 
 
@@ -82,7 +82,7 @@ def _fused_residual(
     given = x_BLD, gate_B1D, branch_BLD, scale_B1D, shift_B1D
     dtype = _normed_dtype(*given)
     if torch.is_grad_enabled():
-        return _ResidualNorm.apply(*given, dtype)
+        return _ResidualNorm.apply(*given, dtype)  # type: ignore[no-untyped-call]
     stream, normed, *_ = _residual_norm(*given, dtype)
     return stream, normed
 

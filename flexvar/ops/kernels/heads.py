@@ -79,9 +79,10 @@ def store_heads(
         assert cache.stride()[1:] == (heads * dim, dim, 1), "a cache is whole but for its tokens"
     q_BLHd = torch.empty(batch, length, heads, dim, device=qkv_BLE.device, dtype=qkv_BLE.dtype)
     normed, rotated = scale_H1 is not None, cosine is not None
-    turns, turn_row = (cosine.shape[-1], cosine.stride(0)) if rotated else (0, 0)
-    if rotated:
+    turns = turn_row = 0
+    if cosine is not None and sine is not None:
         assert sine.stride() == cosine.stride()
+        turns, turn_row = cosine.shape[-1], cosine.stride(0)
     tall, wide = triton.next_power_of_2(heads), triton.next_power_of_2(dim)
     with on(qkv_BLE):
         store_kernel[(batch * length,)](

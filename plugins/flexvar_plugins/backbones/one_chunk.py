@@ -94,15 +94,15 @@ def inputs(
 
 def _plain_scan(mixed: Tensor, dt: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
     # What the weights say is fp32, and so is the state, whatever the tokens are in.
-    *others, dim, states = given
-    others = [None if one is None else one.float() for one in others]
-    return ssd.chunked(inputs(mixed, dt, *others, dim, states))
+    return ssd.chunked(inputs(mixed, dt, *_exact(given)))
 
 
 def _fused_scan(mixed: Tensor, dt: Tensor, *given: Any) -> tuple[Tensor, Tensor]:
-    *others, dim, states = given
-    others = [None if one is None else one.float() for one in others]
-    return _scan(mixed, dt, *others, dim, states)
+    return _scan(mixed, dt, *_exact(given))
+
+
+def _exact(given: tuple[Any, ...]) -> Any:
+    return (one.float() if isinstance(one, Tensor) else one for one in given)
 
 
 def _fake_convolve(
