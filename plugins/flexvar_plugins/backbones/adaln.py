@@ -190,7 +190,7 @@ def shrink(config: BlockConfig) -> float:
 
 
 def join(x_BLD: Tensor, pending: Pending | None) -> Tensor:
-    """The stream with what was pending."""
+    """The stream with what was pending in it."""
     return x_BLD if pending is None else torch.addcmul(x_BLD, *pending)
 
 
