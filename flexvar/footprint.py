@@ -24,6 +24,7 @@ from flexvar.generation.loop import advance, begin
 from flexvar.generation.plan import plan
 from flexvar.hub import in_bytes
 from flexvar.layout import Layout
+from flexvar.ops.linear import ordered_bytes
 from flexvar.session import Session
 
 
@@ -32,10 +33,12 @@ class Footprint:
     """Bytes of memory, by what takes them, of making images of one size.
 
     images: that are asked for, of which images_per_call are made at a time. weights: by part and
-    precision. encoder: a frozen network beside the model, such as a text encoder, which is always
-    in the host's memory; None if there is none. state: what a generation keeps over its scales,
-    such as keys and values. step: the most that one scale takes besides, logits: of which these
-    are logits. decode: the most beside weights while latents become pictures.
+    precision. ordered: of weights that a CPU holds a second time, see
+    `flexvar.ops.linear.keep_ordered`. encoder: a frozen network beside the model, such as a text
+    encoder, which is always in the host's memory; None if there is none. state: what a generation
+    keeps over its scales, such as keys and values. step: the most that one scale takes besides,
+    logits: of which these are logits. decode: the most beside weights while latents become
+    pictures.
     """
 
     size: tuple[int, int]
@@ -43,6 +46,7 @@ class Footprint:
     images: int
     images_per_call: int
     weights: Mapping[str, Mapping[str, int]]
+    ordered: int
     encoder: FrozenEncoder | None
     state: int
     step: int
@@ -58,9 +62,10 @@ class Footprint:
     def peak(self) -> int:
         """The most at any time where all is in one memory, as on a CPU."""
         beside = self.encoder.size or 0 if self.encoder is not None else 0
+        held = self.held + self.ordered
         if self.encoder is not None and self.encoder.released:
-            return self.held + max(beside, self.state + self.step, self.decode)
-        return self.held + beside + max(self.state + self.step, self.decode)
+            return held + max(beside, self.state + self.step, self.decode)
+        return held + beside + max(self.state + self.step, self.decode)
 
     @property
     def device_peak(self) -> int:
@@ -83,6 +88,8 @@ class Footprint:
             kinds = ", ".join(f"{in_bytes(size)} {dtype}" for dtype, size in by_dtype.items())
             rows.append((f"{part} weights", sum(by_dtype.values()), kinds if len(by_dtype) > 1
                          else next(iter(by_dtype), "")))  # fmt: skip
+        if self.ordered:
+            rows.append(("weights again", self.ordered, "of large layers, in a CPU's own order"))
         if self.encoder is not None:
             when = "given back before the first scale" if self.encoder.released else "kept"
             rows.append((
@@ -170,6 +177,7 @@ def footprint(
             "tokenizer": _weights(session.tokenizer),
             **{source: _weights(other.model) for source, other in session._others.items()},
         },
+        ordered=sum(ordered_bytes(module) for module in session.parts.modules()),
         encoder=conditioner.encoder() if hasattr(conditioner, "encoder") else None,
         state=state,
         step=most - state,

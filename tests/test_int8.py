@@ -12,7 +12,7 @@ from helpers import TINY, shake
 from flexvar import FlexvarError, Layout, Pipeline
 from flexvar.evaluation.sampler import weights_digest
 from flexvar.footprint import footprint
-from flexvar.ops import int8
+from flexvar.ops import int8, linear
 from flexvar.ops.linear import Linear
 
 HERE = pytest.mark.skipif(bool(int8.why_not()), reason=f"no int8 here: {int8.why_not()}")
@@ -171,3 +171,20 @@ def test_memory_counts_a_byte_for_each_weight_in_int8() -> None:
     weights = footprint(pipe, layout).weights["model"]
     layers = [m for m in pipe.model.backbone.modules() if isinstance(m, Linear)]
     assert weights["int8"] == sum(layer.weight.numel() for layer in layers) > 0
+
+
+def test_memory_counts_the_copies_in_onednns_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    with torch.device("meta"):
+        pipe = Pipeline.from_config(TINY)
+    before = footprint(pipe, Layout.of(1, 2))
+    monkeypatch.setattr(linear, "LEAST_WEIGHT", 64 * 64)
+    found = footprint(pipe, Layout.of(1, 2))
+    large = [
+        m
+        for m in pipe.model.modules()
+        if isinstance(m, Linear) and m.weight.numel() >= 64 * 64 and linear._fused_dtypes()
+    ]
+    assert (before.ordered, found.ordered) == (0, sum(m.weight.nbytes for m in large))
+    assert found.peak - before.peak == found.ordered
+    assert found.device_peak == before.device_peak
+    assert any("weights again" in line for line in found.lines()) == bool(large)

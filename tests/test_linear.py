@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from flexvar.ops import linear as module
-from flexvar.ops.linear import Linear, keep_ordered, linear, plain
+from flexvar.ops.linear import Linear, keep_ordered, linear, ordered_bytes, plain
 
 FUSES = bool(module._fused_dtypes())
 
@@ -87,6 +87,7 @@ def test_weights_in_onednns_order_give_the_same_bits_and_follow_changes(
     torch.manual_seed(0)
     layer = Linear(64, 48, gelu=True).to(dtype).eval()
     whole, small = torch.nn.Sequential(layer, Linear(48, 4).to(dtype)), torch.randn(5, 64).to(dtype)
+    assert ordered_bytes(whole) == layer.weight.nbytes
     keep_ordered(whole, True)
 
     def check(one: Linear) -> None:
@@ -117,6 +118,7 @@ def test_weights_in_onednns_order_give_the_same_bits_and_follow_changes(
     monkeypatch.setattr(module, "MOST_ORDERED", 64)
     keep_ordered(whole, True)
     assert not layer.ordered
+    assert ordered_bytes(whole) == 0
 
 
 def test_a_layer_that_is_trained_keeps_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -119,13 +119,23 @@ def keep_ordered(module: nn.Module, wanted: bool) -> None:
     core), to the same bits. The copy is made when it is first used, without gradients, and made
     anew when the weights have changed. Not above `MOST_ORDERED` bytes in all.
     """
+    wanted = wanted and ordered_bytes(module) > 0
+    large = {id(layer) for layer in _large(module)}
+    for part in module.modules():
+        if isinstance(part, Linear):
+            part.ordered, part._copy = wanted and id(part) in large, None
+
+
+def ordered_bytes(module: nn.Module) -> int:
+    """Bytes of the copies that `keep_ordered` would let it keep."""
+    size = sum(layer.weight.nbytes for layer in _large(module))
+    return size if size <= MOST_ORDERED else 0
+
+
+def _large(module: nn.Module) -> list[Linear]:
     layers = [part for part in module.modules() if isinstance(part, Linear)]
-    large = [layer for layer in layers if layer.weight.numel() >= LEAST_WEIGHT]
-    within = sum(layer.weight.nbytes for layer in large) <= MOST_ORDERED
-    for layer in layers:
-        layer.ordered, layer._copy = False, None
-    for layer in large:
-        layer.ordered = wanted and within
+    there = [one for one in layers if one.weight.dtype in _fused_dtypes()]
+    return [one for one in there if one.weight.numel() >= LEAST_WEIGHT]
 
 
 def to_int8(module: nn.Module) -> None:
