@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 
 from flexvar import FlexvarError, Pipeline
 from flexvar.config import parse
+from flexvar.layout import Layout
 from flexvar.training import ModelRecipe, TokenizerRecipe, load_recipe, train
 from flexvar.training.model_stage import ModelStage
 from flexvar.training.recipe import recipe_names
@@ -241,6 +242,11 @@ def test_frozen_parts_stay(tmp_path: Path, tokenizer_recipe: Any, trained_tokeni
     one, other = (load_file(d / "tokenizer.safetensors") for d in (trained_tokenizer, tmp_path))
     for name in one:
         assert torch.equal(one[name], other[name]) == name.startswith(frozen), name
+    before, after = (Pipeline.from_pretrained(d) for d in (trained_tokenizer, tmp_path))
+    image_B3HW = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    layout = Layout.of(1, 2, (4, 6))
+    maps = [pipe.tokenizer.encode(image_B3HW, layout) for pipe in (before, after)]
+    assert all(torch.equal(a, b) for a, b in zip(*maps, strict=True))
     with pytest.raises(FlexvarError, match=r"freeze: no parameter.*'encode'.*encoder"):
         train(tokenizer_recipe(tmp_path / "b", freeze=("encode",)), device="cpu", say=quiet)
 
