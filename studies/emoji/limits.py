@@ -42,7 +42,7 @@ def tokenizer_limits(pipe: Pipeline, split: str, count: int) -> dict[str, float]
         code = tokenizer.lookup(tokenizer.nearest(latent))
         vectors = tokenizer.codebook.comparable(latent)
         for found, decoded in ((coded, code), (continuous, vectors)):
-            found.append(psnr(tokenizer.decode(decoded).clamp(-1, 1), batch.images_B3HW))
+            found.append(psnr(tokenizer.decode(decoded), batch.images_B3HW))
     return {
         "drawings": len(torch.cat(coded)),
         "psnr": float(torch.cat(coded).mean()),
