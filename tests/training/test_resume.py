@@ -52,8 +52,8 @@ def test_a_decoder_alone_resumes_bit_for_bit(
 ) -> None:
     options = {"start_from": str(trained_tokenizer), "freeze": ("encoder", "to_code", "codebook")}
     train(tokenizer_recipe(tmp_path / "a", **options), device="cpu", say=quiet)
+    stopping = tokenizer_recipe(tmp_path / "b", stop_after=3, **options)
     with pytest.raises(Interrupted, match="after step 3"):
-        stopping = tokenizer_recipe(tmp_path / "b", stop_after=3, **options)
         train(stopping, device="cpu", say=quiet)
     train(tokenizer_recipe(tmp_path / "b", **options), resume=True, device="cpu", say=quiet)
     assert same(weights(tmp_path / "a", "tokenizer"), weights(tmp_path / "b", "tokenizer"))
