@@ -6,6 +6,7 @@ from flexvar_plugins.backbones import attention
 from helpers import TINY, shake
 
 from flexvar import FlexvarError, Layout, Pipeline
+from flexvar.footprint import Counter
 
 GRIDS = [1, 2, 3, 4, 5, 6, 8, 10, 13, 16]
 
@@ -50,6 +51,20 @@ def test_two_products_around_a_softmax_agree_with_the_reference():
             assert found.shape == q.shape
             expected = attention.eager(*given, 0.5)
             torch.testing.assert_close(found, expected, atol=tolerance, rtol=tolerance)
+
+
+def test_of_the_scores_of_a_large_picture_few_are_held_at_a_time(monkeypatch):
+    torch.manual_seed(0)
+    q, k, v = (torch.randn(2, n, 3, 8) for n in (300, 400, 400))
+    whole = attention.products(q, k, v, 0.25)
+    # Several heads at a time, one, and a part of the queries of one.
+    for most in (2 * 300 * 400, 300 * 400, 7 * 400, 1):
+        monkeypatch.setattr(attention, "MOST_SCORES", most)
+        with Counter() as count:
+            found = attention.products(q, k, v, 0.25)
+        torch.testing.assert_close(found, whole, atol=1e-5, rtol=1e-5)
+        # Scores and their softmax; q, k and v by heads, and the result while it is joined.
+        assert count.peak < 4 * 2 * most + 8 * v.nbytes
 
 
 def test_scores_are_rounded_where_they_are_small_and_nothing_else(monkeypatch):

@@ -31,8 +31,9 @@ FLASH_INSTALL = (
     "pip install --no-build-isolation flash-attn (after torch, with a CUDA compiler), "
     "or pip install flash-attn-4"
 )
-# The greatest scores that may be rounded to bf16, and how many make it worth while.
-MOST_ROUNDED, LEAST_SCORES = 10.0, 2**10
+# The greatest scores that may be rounded to bf16, how many make it worth while, and how many are
+# held at a time: what a CPU's cache holds, and little memory however large the picture.
+MOST_ROUNDED, LEAST_SCORES, MOST_SCORES = 10.0, 2**10, 2**21
 _log = logging.getLogger("flexvar")
 
 
@@ -59,8 +60,18 @@ def products(q_BLHd: Tensor, k_BLHd: Tensor, v_BLHd: Tensor, scale: float) -> Te
         return sdpa(q_BLHd, k_BLHd, v_BLHd, scale)
     batch = q_BLHd.shape[0]
     q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q_BLHd, k_BLHd, v_BLHd))
-    weights = torch.bmm(q if scale == 1 else q * scale, k.mT).softmax(dim=-1)
-    return torch.bmm(weights, v).unflatten(0, (batch, -1)).transpose(1, 2)
+    q = q if scale == 1 else q * scale
+    rows = max(1, MOST_SCORES // k.shape[1])
+    heads = max(1, rows // q.shape[1])
+    parts = [
+        torch.cat([_in_products(some, *rest) for some in part.split(rows, dim=1)], dim=1)
+        for part, *rest in zip(q.split(heads), k.split(heads), v.split(heads), strict=True)
+    ]
+    return torch.cat(parts).unflatten(0, (batch, -1)).transpose(1, 2)
+
+
+def _in_products(q_NLd: Tensor, k_NLd: Tensor, v_NLd: Tensor) -> Tensor:
+    return torch.bmm(torch.bmm(q_NLd, k_NLd.mT).softmax(dim=-1), v_NLd)
 
 
 def scores_may_be_rounded(
