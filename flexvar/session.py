@@ -30,7 +30,7 @@ from flexvar.layout import Grid, Layout
 from flexvar.locate import config_of, locate
 from flexvar.model import NextScaleModel
 from flexvar.ops import int8, tiled_decode
-from flexvar.ops.linear import from_int8, keep_ordered, to_int8
+from flexvar.ops.linear import from_int8, keep_ordered, to_int8, were_exact
 from flexvar.ops.precision import DTYPES, parse_device, parse_dtype, send
 from flexvar.ops.precision import cast as cast_weights
 from flexvar.plugin import Registry, default_registry
@@ -257,7 +257,7 @@ class Session:
         place = self.device if device is None else parse_device(device)
         if wanted == torch.int8:
             int8.check(place)
-            if self.dtype == torch.int8 and place == self.device:
+            if self.dtype == torch.int8 and place.type == self.device.type:
                 return self
         self.device = place
         if self.graphs is not None:
@@ -266,13 +266,13 @@ class Session:
             self._unround(wanted)
         if wanted != torch.float32 and self.dtype == torch.float32 and self.source is None:
             self._keep_exact()
-        self.dtype = wanted
         for module in self.parts.modules():
             module.to(self.device)
         if wanted == torch.int8 and self.parts.model is not None:
             # Once they are in their place, for packed ones cannot be moved, and still exact.
             engine.compile_regions(self.model, None)
             to_int8(self.model.backbone)
+        self.dtype = wanted
         held = int8.rest() if wanted == torch.int8 else wanted
         for module in self.parts.modules():
             cast_weights(module, held)
@@ -316,13 +316,16 @@ class Session:
             for name, tensor in module.state_dict(keep_vars=True).items()
             if tensor.is_floating_point() and not tensor.is_meta
         ]
-        for tensor, value in pairs:
-            if value is None or not torch.equal(value.to(tensor.device, tensor.dtype), tensor):
-                raise FlexvarError(
-                    f"to: the weights were rounded to {str(self.dtype).removeprefix('torch.')} and "
-                    f"changed since; they cannot be made exact in "
-                    f"{str(wanted).removeprefix('torch.')}. Load the model again in that precision."
-                )
+        same = all(
+            value is not None and torch.equal(value.to(tensor.device, tensor.dtype), tensor)
+            for tensor, value in pairs
+        ) and all(map(were_exact, self.parts.modules(), exact))
+        if not same:
+            raise FlexvarError(
+                f"to: the weights were rounded to {str(self.dtype).removeprefix('torch.')} and "
+                f"changed since they were loaded; they cannot be made exact in "
+                f"{str(wanted).removeprefix('torch.')}. Load the model again in that precision."
+            )
         for tensor, value in pairs:
             assert value is not None
             tensor.data = value.to(tensor.device)

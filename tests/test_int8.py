@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import pickle
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,18 @@ def test_a_token_is_the_same_whoever_stands_beside_it() -> None:
 
 
 @HERE
+def test_weights_are_packed_whatever_their_order() -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(9, 64), torch.randn(48, 64)
+    with torch.inference_mode():
+        expected = int8.product(x, int8.pack(weight), None)
+        turned = weight.t().contiguous().t()
+        assert torch.equal(int8.product(x, int8.pack(turned), None), expected)
+        assert torch.equal(int8.product(x.t().contiguous().t(), int8.pack(weight), None), expected)
+    assert int8.pack(torch.nn.Parameter(weight)).digest == int8.pack(turned).digest
+
+
+@HERE
 def test_only_the_backbones_layers_are_in_int8(pipe: Pipeline) -> None:
     assert repr(pipe).startswith("Pipeline(cpu, int8)")
     for part in pipe.model.backbone.modules():
@@ -127,11 +140,45 @@ def test_back_from_int8_the_weights_are_exact(tmp_path: Path) -> None:
 
 
 @HERE
+def test_weights_that_were_changed_before_int8_do_not_come_back_as_the_files(
+    tmp_path: Path,
+) -> None:
+    shake(Pipeline.from_config(TINY)).save_pretrained(tmp_path / "model")
+    pipe = Pipeline.from_pretrained(tmp_path / "model")
+    with torch.no_grad():
+        pipe.model.backbone.blocks[0].mlp_in.weight[0, 0] += 1
+    pipe.to("int8")
+    for wanted in ("fp32", "bf16"):
+        with pytest.raises(FlexvarError, match="rounded to int8 and changed since they were load"):
+            pipe.to(wanted)
+    assert repr(pipe).startswith(f"Pipeline({tmp_path / 'model'}, cpu, int8)")
+    assert pipe([0], size=16, seed=0, output="tensor").images.isfinite().all()
+
+
+@HERE
+def test_asked_for_again_or_refused_a_pipeline_stays_what_it_is(pipe: Pipeline) -> None:
+    once = pipe([0], size=16, seed=0, output="tensor").images
+    assert torch.equal(pipe.to("cpu:0")([0], size=16, seed=0, output="tensor").images, once)
+    other = Pipeline.from_config(TINY)
+    other.parts.model.backbone = torch.nn.Sequential(torch.nn.Linear(2, 2))
+    with pytest.raises(FlexvarError, match="has no layer that can be in int8"):
+        other.to("int8")
+    assert other.dtype == torch.float32
+    with torch.device("meta"):
+        shapes = Pipeline.from_config(TINY, dtype="int8")
+    assert {p.dtype for p in shapes.to("fp32").model.parameters()} == {torch.float32}
+
+
+@HERE
 def test_what_cannot_be_done_in_int8_says_so(pipe: Pipeline, tmp_path: Path) -> None:
     with pytest.raises(FlexvarError, match=r"save_pretrained: this model is in int8.*to\('fp32'\)"):
         pipe.save_pretrained(tmp_path / "model")
     with pytest.raises(FlexvarError, match="push_to_hub: this model is in int8"):
         pipe.push_to_hub("someone/model")
+    with pytest.raises(FlexvarError, match="load_state_dict: this model is in int8.*in fp32"):
+        pipe.model.load_state_dict(pipe.model.state_dict())
+    with pytest.raises(FlexvarError, match=r"pickle: a model in int8 .*to\('fp32'\)"):
+        pickle.dumps(pipe.model)
     layout = Layout.of(1, 2)
     with pytest.raises(FlexvarError, match="a model in int8 cannot be trained"):
         pipe.model(torch.tensor([0]), torch.zeros(1, 4, 8), layout)

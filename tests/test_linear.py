@@ -121,6 +121,33 @@ def test_weights_in_onednns_order_give_the_same_bits_and_follow_changes(
     assert ordered_bytes(whole) == 0
 
 
+@pytest.mark.skipif(not FUSES, reason="oneDNN's operator cannot be had here")
+@pytest.mark.parametrize("change", ["fused optimizer", "in place", "other memory", "turned"])
+def test_weights_that_change_without_a_version_are_put_in_order_again(
+    change: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "LEAST_WEIGHT", 64 * 48)
+    torch.manual_seed(0)
+    layer, x = Linear(64, 48).eval(), torch.randn(5, 64)
+    keep_ordered(layer, True)
+    with torch.inference_mode():
+        layer(x)
+    assert layer._copy is not None
+    version = layer.weight._version
+    if change == "fused optimizer":
+        layer(x).square().sum().backward()
+        torch.optim.AdamW(layer.parameters(), lr=0.1, fused=True).step()
+    elif change == "in place":
+        layer.weight.data.mul_(2)
+    elif change == "other memory":
+        layer.weight.data = torch.randn(48, 64)
+    else:
+        layer.weight.data = torch.randn(64, 48).t()
+    assert layer.weight._version == version
+    with torch.inference_mode():
+        torch.testing.assert_close(layer(x), plain(x, layer.weight, layer.bias))
+
+
 def test_a_layer_that_is_trained_keeps_no_copy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "LEAST_WEIGHT", 1)
     layer, x = Linear(8, 4), torch.randn(2, 8)

@@ -45,6 +45,13 @@ class Packed(NamedTuple):
         """Itself: nobody can change it, and torch cannot copy what is opaque."""
         return self
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Nothing: the order is this machine's. Raises `FlexvarError`."""
+        raise FlexvarError(
+            "pickle: a model in int8 has its weights in an order of this machine's own; bring it "
+            "to fp32 first (to('fp32')), or load it where it is wanted."
+        )
+
 
 def rounded(x_NK: Tensor) -> tuple[Tensor, Tensor]:
     """Integers (N,K) int8 and a step (N,1) for each row, whose product is about ``x_NK``."""
@@ -68,11 +75,20 @@ def pack(weight_NK: Tensor) -> Packed:
 
 
 def _pack(weight_NK: Tensor) -> Packed:
-    values_NK, step_N1 = rounded(weight_NK.float())
+    # oneDNN's packing does not look at strides.
+    values_NK, step_N1 = rounded(weight_NK.detach().float().contiguous())
     zero_N = torch.zeros(len(weight_NK), dtype=torch.int32, device=weight_NK.device)
-    digest = hashlib.sha256(values_NK.numpy().tobytes() + step_N1.numpy().tobytes())
     values = torch.ops.onednn.qlinear_prepack(values_NK, None)
-    return Packed(values, step_N1.flatten(), zero_N, digest.digest())
+    return Packed(values, step_N1.flatten(), zero_N, _digest(values_NK, step_N1))
+
+
+def _digest(values_NK: Tensor, step_N1: Tensor) -> bytes:
+    return hashlib.sha256(values_NK.numpy().tobytes() + step_N1.numpy().tobytes()).digest()
+
+
+def came_from(packed: Packed, weight_NK: Tensor) -> bool:
+    """Whether weights (out,in) on a CPU are rounded to the ones that were packed."""
+    return packed.digest == _digest(*rounded(weight_NK.detach().float()))
 
 
 def product(x: Tensor, weight: Packed, bias_N: Tensor | None, *, gelu: bool = False) -> Tensor:
@@ -140,8 +156,10 @@ def why_not() -> str:
     On macOS and in builds without oneDNN there is none, on old CPUs none that is fast.
     """
     # Great integers beside each other: CPUs without VNNI have kernels that overflow at them.
-    x = torch.linspace(0.9, 1, 64 * 256, device="cpu").view(64, 256)
-    weight = torch.linspace(0.9, 1, 256 * 256, device="cpu").view(256, 256)
+    x, weight = (
+        torch.linspace(0.9, 1, n * 256, dtype=torch.float32, device="cpu").view(n, 256)
+        for n in (64, 256)
+    )
     with torch.inference_mode():
         try:
             packed = _pack(weight)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 import torch.nn.functional as F
@@ -23,8 +23,9 @@ from flexvar.ops.precision import computing_dtype
 # even a few rows are worth it: 8 x 1024 by 3072 takes 1.0 ms instead of 1.4 in fp32, 0.51 instead
 # of 0.75 in bf16 (one Zen 5 core).
 LEAST, LEAST_GELU, LEAST_WEIGHT = 2**26, 2**20, 2**20
-# Bytes of weights above which none are held twice.
-MOST_ORDERED = 2**31
+# Bytes of weights above which none are held twice, and how many weights of a layer are compared
+# with those that were copied.
+MOST_ORDERED, COMPARED = 2**31, 64
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
@@ -53,6 +54,7 @@ class Ordered(NamedTuple):
     """A copy of weights in oneDNN's order, and what tells whether they are still the same."""
 
     of: tuple[int, int, torch.dtype] | None
+    some: Tensor | None
     values: Tensor | None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ordered:
@@ -61,7 +63,7 @@ class Ordered(NamedTuple):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Nothing: another process makes its own."""
-        return Ordered, (None, None)
+        return Ordered, (None, None, None)
 
 
 class Linear(nn.Linear):
@@ -93,15 +95,24 @@ class Linear(nn.Linear):
         return linear(x, self.weight, bias, gelu=self.gelu)
 
     def _in_order(self) -> Tensor:
-        weight = self.weight
-        if weight.is_inference():  # nothing tells whether they changed
-            return weight
+        weight, copy = self.weight, self._copy
+        if weight.is_inference() or not weight.is_contiguous():
+            return weight  # of the first nothing tells whether they changed
         now = weight.data_ptr(), weight._version, weight.dtype
-        if self._copy is None or self._copy.of != now:
+        # Fused optimizers and what goes through `.data` change weights and no version.
+        some = weight.detach().view(-1)[:: weight.numel() // COMPARED | 1]
+        if copy is None or copy.of != now or not torch.equal(cast(Tensor, copy.some), some):
             values = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), None)
-            self._copy = Ordered(now, values)
-        assert self._copy.values is not None
-        return self._copy.values
+            copy = self._copy = Ordered(now, some.clone(), values)
+        return cast(Tensor, copy.values)
+
+    def _load_from_state_dict(self, *given: Any) -> None:
+        if self.packed is not None:  # torch would warn, and load all else
+            raise FlexvarError(
+                "load_state_dict: this model is in int8, which takes no weights; load them in "
+                "fp32 (to('fp32')), then bring it to int8."
+            )
+        super()._load_from_state_dict(*given)
 
     @torch.no_grad()
     def to_int8(self) -> None:
@@ -117,7 +128,8 @@ def keep_ordered(module: nn.Module, wanted: bool) -> None:
     oneDNN puts weights in order at every call, which for a few rows takes longer than the product:
     8 x 1024 by 3072 takes 0.34 ms instead of 0.51 in bf16, 512 rows 6.9 instead of 7.3 (one Zen 5
     core), to the same bits. The copy is made when it is first used, without gradients, and made
-    anew when the weights have changed. Not above `MOST_ORDERED` bytes in all.
+    anew when the weights have changed. What goes through `.data` to a few weights alone is not
+    noticed: call this again then. Not above `MOST_ORDERED` bytes in all.
     """
     wanted = wanted and ordered_bytes(module) > 0
     large = {id(layer) for layer in _large(module)}
@@ -153,12 +165,29 @@ def to_int8(module: nn.Module) -> None:
         layer.to_int8()
 
 
+def were_exact(module: nn.Module, weights: Mapping[str, Tensor]) -> bool:
+    """Whether exact weights, by their names, are the ones that `to_int8` rounded."""
+    known = ((weights.get(f"{name}.weight"), packed) for name, _, packed in _in_int8(module))
+    return all(
+        packed.values is None or (exact is not None and int8.came_from(packed, exact))
+        for exact, packed in known
+    )
+
+
 def from_int8(module: nn.Module, weights: Mapping[str, Tensor]) -> None:
     """Undo `to_int8`: put exact weights, by their names, where they are in int8."""
-    for name, part in module.named_modules():
-        if isinstance(part, Linear) and part.packed is not None:
-            part.weight = nn.Parameter(weights[f"{name}.weight"].to(part.packed.step_N.device))
-            part.packed = None
+    for name, layer, packed in _in_int8(module):
+        shape = layer.weight.float()  # on the meta device
+        exact = shape if packed.values is None else weights[f"{name}.weight"]
+        layer.weight, layer.packed = nn.Parameter(exact.to(packed.step_N.device)), None
+
+
+def _in_int8(module: nn.Module) -> list[tuple[str, Linear, int8.Packed]]:
+    return [
+        (name, part, part.packed)
+        for name, part in module.named_modules()
+        if isinstance(part, Linear) and part.packed is not None
+    ]
 
 
 def _one_product(x: Tensor, weight: Tensor, bias: Tensor | None) -> bool:

@@ -161,7 +161,7 @@ def test_a_dtype_may_come_first_and_exact_weights_come_back(tiny, tiny_dir):
                 assert torch.equal(a, b)
         pipe.to("bf16")
         pipe.model.start_embedding.data.add_(1)
-        with pytest.raises(FlexvarError, match="rounded to bfloat16 and changed since"):
+        with pytest.raises(FlexvarError, match="rounded to bfloat16 and changed since they"):
             pipe.to("fp32")
 
 
