@@ -22,6 +22,7 @@ from benchmarks.harness.measure import PeakMemory, seconds_of, summary, synchron
 from benchmarks.harness.suite import Case, Options, Section, Table
 from benchmarks.suites import generation
 from flexvar.errors import FlexvarError
+from flexvar.ops import fusion
 
 SUITE = "gpu"
 SUMMARY = "Pictures and training on a GPU: every way there is, taking turns, against goals"
@@ -131,12 +132,15 @@ def _generate(settings: dict[str, Any]) -> dict[str, Any]:
     }
     recorder = CudaRecorder(pipe.device) if on_cuda else Rehearsal()
 
-    def way(implementation: str | None, *, graphs: bool, regions: bool) -> Callable[[], Any]:
+    def way(
+        implementation: str | None, *, graphs: bool, regions: bool, kernels: bool = False
+    ) -> Callable[[], Any]:
         one = _as(pipe, implementation)
         one.graphs = engine.graphs_of(one, recorder) if graphs else None
 
         def run() -> Any:
             engine.compile_regions(one.model, wrap if regions else None)
+            engine.use_kernels(one, kernels)
             images, made, _ = one.sample(labels, layout, options)
             # What a caller gets: whole numbers, on the host.
             images.mul(255).round().to(torch.uint8).cpu()
@@ -150,6 +154,8 @@ def _generate(settings: dict[str, Any]) -> dict[str, Any]:
     ways["regions"] = way(None, graphs=False, regions=True)
     ways["graphs"] = way(None, graphs=True, regions=False)
     ways["graphs and regions"] = way(None, graphs=True, regions=True)
+    ways["graphs and kernels"] = way(None, graphs=True, regions=False, kernels=True)
+    ways["graphs, regions and kernels"] = way(None, graphs=True, regions=True, kernels=True)
     for name in others:
         ways[f"graphs and regions, {name}"] = way(name, graphs=True, regions=True)
     if plain is not None:
@@ -176,17 +182,25 @@ def _train(settings: dict[str, Any]) -> dict[str, Any]:
             with torch.autocast(device.type, dtype, enabled=dtype != torch.float32):
                 first = models.implementation(pipe)
             ways["plain step"] = _whole_step(pipe, settings, layout, dtype, plain=True)
+            ways["step, kernels"] = _whole_step(pipe, settings, layout, dtype, kernels=True)
         ways[f"step, {implementation}"] = _whole_step(pipe, settings, layout, dtype)
     figures = _turns(ways, settings, device)
     return {**figures, "parity": report, "implementation": first}
 
 
 def _whole_step(
-    pipe: Any, settings: dict[str, Any], layout: Any, dtype: torch.dtype, *, plain: bool = False
+    pipe: Any,
+    settings: dict[str, Any],
+    layout: Any,
+    dtype: torch.dtype,
+    *,
+    plain: bool = False,
+    kernels: bool = False,
 ) -> Callable[[], Any]:
     """A step with all that training does: encoder, loss, clipping, AdamW, averaged weights.
 
-    plain: as torch does it unless told - encoder in fp32, AdamW in separate operations.
+    plain: as torch does it unless told - encoder in fp32, AdamW in separate operations. kernels:
+    with flexvar's own for norms.
     """
     from flexvar.training.optimiser import Ema, adamw
     from flexvar.training.recipe import OptimiserConfig
@@ -202,6 +216,7 @@ def _whole_step(
     mixed = dtype != torch.float32
 
     def step() -> None:
+        fusion.use(model, kernels)
         with torch.no_grad(), torch.autocast(device.type, dtype, enabled=mixed and not plain):
             latent_BChw = tokenizer.features(image_B3HW)
         rng = torch.Generator().manual_seed(0)
@@ -339,7 +354,8 @@ def sections(rows: list[Row]) -> list[Section]:
         body += [[row["case"], name, why, "", "", ""] for name, why in figures["failed"].items()]
     text = (
         "Medians of ways that take turns, after one call that compiles and records. Generation: "
-        "from the condition to pictures of whole numbers on the host, with guidance. Training: "
+        "from the condition to pictures of whole numbers on the host, with guidance; kernels are "
+        "flexvar's own, each taken where it agrees. Training: "
         "encoder, forward and backward pass, clipping, AdamW, averaged weights. Goal and floor in "
         "milliseconds an image, of one H200."
     )

@@ -65,6 +65,7 @@ class _Counted:
 
 def _run(settings: dict[str, Any]) -> dict[str, Any]:
     from benchmarks.harness.fake_cuda import Launches, fake_cuda, hollow
+    from flexvar.generation import engine
     from flexvar.generation.choice import of_spec
     from flexvar.generation.loop import advance, begin
     from flexvar.generation.plan import plan
@@ -82,8 +83,7 @@ def _run(settings: dict[str, Any]) -> dict[str, Any]:
         inside.enter_context(torch.inference_mode())
         if kernels:
             inside.enter_context(fusion.trusted("cuda:0"))
-        for module in pipe.parts.modules():
-            fusion.use(module, kernels)
+        engine.use_kernels(pipe, kernels)
         inputs, sources = pipe.collate([207]), generators(seed_keys(0, 1))
         (share,) = plan(
             pipe.model.conditioner,

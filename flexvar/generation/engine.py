@@ -89,10 +89,14 @@ def graphs_of(session: Session, recorder: Any = None) -> Graphs:
 
 
 def use_kernels(session: Session, on: bool) -> None:
-    """Let all parts of a session take kernels, or none."""
+    """Let all parts of a session take kernels, or none.
+
+    Not a tokenizer that adds up in an order it has to keep (`flexvar.session.Session.to`).
+    """
     session.fused = on
     for module in session.parts.modules():
-        fusion.use(module, on)
+        ordered = session.dtype == torch.float32 and getattr(module, "contiguous", False)
+        fusion.use(module, on and not ordered)
 
 
 def kernels_on(session: Session) -> tuple[bool, str]:

@@ -97,13 +97,14 @@ def takes(fusion: Fusion, like: Tensor) -> bool:
         return verdict.agrees
     if like.device.type != "cuda" or torch.compiler.is_compiling():
         return False
-    if torch.cuda.is_current_stream_capturing():
+    if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
         return False
     return verdict_on(fusion, like.device).agrees
 
 
 def verdict_on(fusion: Fusion, device: torch.device) -> Verdict:
     """Whether a kernel agrees on a device; tried once a process, and logged."""
+    device = torch.empty(0, device=device).device  # with its number
     key = fusion.name, str(device)
     if key not in _verdicts:
         verdict = _verdicts[key] = compare(fusion, device)

@@ -38,7 +38,7 @@ def norm_silu(
 
 
 def _fits(x_BChw: Tensor, groups: int) -> bool:
-    """Not one value per group, which has no moments; and places of a picture are 32 bits."""
+    """Not one value per group, which has no moments; and places of a picture within 32 bits."""
     values = x_BChw.shape[1] * x_BChw.shape[2] * x_BChw.shape[3]
     return groups < values < 2**31 and fusion.takes(NORM_SILU, x_BChw)
 

@@ -33,6 +33,7 @@ from flexvar.errors import FlexvarError
 from flexvar.layout import Grid, Layout
 from flexvar.metrics.token_loss import scale_figures
 from flexvar.model import NextScaleModel
+from flexvar.ops import fusion
 from flexvar.ops.precision import send
 from flexvar.pipeline import Pipeline
 from flexvar.training import conditions
@@ -95,6 +96,7 @@ class ModelStage(Stage):
                     "checkpoint_activations(); leave the option off."
                 )
             switch()
+        fusion.use(model, recipe.kernels)
         facts = Facts(model.facts.vocab_size, model.facts.code_dim, 0, 0, 0)
         training = ModelConfig(tokenizer=self.tokenizer_config, schedule=recipe.training_schedule)
         self.training_schedule = cast(StepSchedule, plan(training).schedule.build(facts))

@@ -210,10 +210,11 @@ class ModelRecipe(TrainRecipe):
     step with ``random``. objective: what the model is trained to do. condition_dropout: odds that
     an image is trained on without its label or caption. activation_checkpointing: recompute the
     backbone's blocks in the backward pass. encoder_precision: what the tokenizer encodes pictures
-    in; in bf16 it is faster on a GPU, and the run says how many tokens stay the same. cache: see
-    `CacheConfig`. presets: named sampling settings of the checkpoint; ``default`` is also what the
-    sample grids take. sample_labels, sample_prompts: what those are of. samples_per_label: pictures
-    of each there.
+    in; in bf16 it is faster on a GPU, and the run says how many tokens stay the same. kernels: on a
+    GPU take flexvar's own for norms and what stands around them, where results and gradients agree
+    with torch's own steps (`flexvar.ops.fusion`). cache: see `CacheConfig`. presets: named sampling
+    settings of the checkpoint; ``default`` is also what the sample grids take. sample_labels,
+    sample_prompts: what those are of. samples_per_label: pictures of each there.
     coarse: share of the steps whose list ends early, at one of its coarser grids: cheap steps, in
     which a model learns what a picture is of; only for tokenizers whose scales are whole pictures.
 
@@ -234,6 +235,7 @@ class ModelRecipe(TrainRecipe):
     coarse: float = Field(default=0.0, ge=0, lt=1)
     activation_checkpointing: bool = False
     encoder_precision: Literal["fp32", "bf16"] = "fp32"
+    kernels: bool = False
     cache: CacheConfig | None = None
     presets: dict[str, SamplerSpec] = Field(default_factory=dict)
     sample_labels: tuple[int, ...] | None = None

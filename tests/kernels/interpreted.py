@@ -10,6 +10,7 @@ import copy
 import sys
 from collections import Counter
 from typing import Any
+from unittest import mock
 
 import torch
 from helpers import TINY, shake
@@ -79,6 +80,7 @@ def in_whole_models(names: list[str]) -> None:
             torch.testing.assert_close(found.images, expected.images, atol=2e-5, rtol=0)
             print(name, sampling, dict(ran.names))
         assert_gradients(name, pipe, other)
+        assert_regions(name, pipe, other)
 
 
 def assert_gradients(name: str, pipe: Pipeline, other: Pipeline) -> None:
@@ -98,6 +100,28 @@ def assert_gradients(name: str, pipe: Pipeline, other: Pipeline) -> None:
             scale = float(expected.abs().max())
             torch.testing.assert_close(found, expected, atol=1e-4 * scale + 1e-9, rtol=1e-4)
     print(name, "gradients agree", dict(ran.names))
+
+
+def assert_regions(name: str, pipe: Pipeline, other: Pipeline) -> None:
+    """Compiled blocks hold the kernels that agreed, and stay one graph each."""
+    frames = []
+
+    def backend(graph: Any, inputs: Any) -> Any:
+        frames.append(graph)
+        return graph.forward
+
+    given = {"size": (12, 20), "steps": 3, "seed": 0, "output": "tensor", "top_k": 20}
+    engine.compile_regions(other.model, engine.regional(backend))
+    agreed = {(one, "cpu"): fusion.Verdict(True, "agrees") for one in fusion.KNOWN}
+    with mock.patch.dict(fusion._verdicts, agreed):
+        found = other([1], **given)
+    engine.compile_regions(other.model, None)
+    for one, more in zip(pipe([1], **given).maps, found.maps, strict=True):
+        assert torch.equal(one, more), name
+    targets = {str(node.target) for graph in frames for node in graph.graph.nodes}
+    inside = sorted(target for target in targets if target.startswith("flexvar."))
+    assert "flexvar.residual_norm.default" in inside, targets
+    print(name, "regions hold", inside)
 
 
 if __name__ == "__main__":

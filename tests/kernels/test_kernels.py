@@ -17,6 +17,8 @@ from flexvar_plugins.backbones import one_chunk, ssd
 from helpers import TINY, shake
 
 from benchmarks.harness.fake_cuda import Launches, fake_cuda, hollow
+from benchmarks.harness.suite import Options
+from benchmarks.suites import launches
 from flexvar import FlexvarError, Pipeline
 from flexvar.cli.doctor import examine
 from flexvar.generation import draw, engine
@@ -55,6 +57,7 @@ def test_kernels_agree_in_tritons_interpreter():
     for name in ALL - {"linear_gelu"}:
         assert f"{name}: " in said
     assert said.count("gradients agree") == 3
+    assert said.count("regions hold") == 3
 
 
 @needs_triton
@@ -200,10 +203,19 @@ def test_what_a_kernel_cannot_hold_is_left_to_torch():
     assert not draw.fits(wide[..., :50])
 
 
+def test_a_picture_is_few_launches():
+    """The papers' d16 at 256 px, one picture, counted on tensors without numbers."""
+    case = next(c for c in launches.cases(Options()) if c.name.endswith("bf16, kernels"))
+    assert case.settings["model"]["backbone"] | {"depth": 16} == case.settings["model"]["backbone"]
+    figures = launches._run(case.settings)
+    assert figures["launches"] <= 1700
+    assert figures["kernels"].keys() < ALL
+    assert not figures["copies"]
+
+
 @pytest.mark.parametrize("name", ["transformer", "mamba"])
 @torch.inference_mode()
-def test_a_block_is_few_launches_and_compiles_with_its_kernels_inside(name):
-    """The operators are seen by a compiler as they are: a region stays one graph."""
+def test_a_scale_of_two_blocks_is_few_launches(name):
     parts = {"transformer": {}, "mamba": {"backbone": {"name": "mamba", "depth": 2, "width": 32}}}
     pipe = hollow(TINY | parts[name])
     with fake_cuda(pipe), fusion.trusted("cuda:0"):

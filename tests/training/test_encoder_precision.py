@@ -11,6 +11,7 @@ from flexvar.config import parse
 from flexvar.data import Batch
 from flexvar.ops import precision
 from flexvar.training import ModelRecipe, train
+from flexvar.training.model_stage import ModelStage
 
 from .conftest import model_options
 
@@ -34,6 +35,18 @@ def test_a_run_says_how_many_tokens_an_encoder_in_bf16_keeps(
     assert all(20 < share <= 100 for share in shares)
     exact = lines_of(trained_tokenizer, tmp_path)
     assert not any("encoder" in line for line in exact)
+
+
+def test_kernels_are_taken_in_training_where_the_recipe_says_so(
+    trained_tokenizer: Path, tmp_path: Path
+) -> None:
+    for wanted in (False, True):
+        options = model_options(trained_tokenizer, tmp_path / "run", kernels=wanted)
+        stage = ModelStage(parse(ModelRecipe, options), 4)
+        model = stage.players["main"].module
+        able = {module.fused for module in model.modules() if hasattr(type(module), "fused")}
+        assert able == {wanted}
+        assert not any(getattr(one, "fused", False) for one in stage.tokenizer.modules())
 
 
 def test_batches_reach_a_gpu_without_being_waited_for(monkeypatch) -> None:

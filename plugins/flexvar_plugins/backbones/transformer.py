@@ -258,7 +258,11 @@ class Block(AdaLnBlock):
         pending: of the block before. attend: what queries read from all that is cached so far. What
         comes back lacks what is pending then.
         """
-        x_BLD, q = self.before_attention(x_BLD, pending, both[0], rotate, constants, cache)
+        given = x_BLD, pending, both[0], rotate, constants, cache
+        if pending is None:  # of one block: not worth another round of compiling
+            x_BLD, q = type(self).before_attention(self, *given)
+        else:
+            x_BLD, q = self.before_attention(*given)
         mixed_BLD = attend(q, self.attention.softmax_scale).flatten(2)
         return self.after_attention(x_BLD, mixed_BLD, both, seen)
 
@@ -356,12 +360,16 @@ class TransformerBackbone(AdaLnBackbone):
 
     def _level(self, x_BLD: Tensor, number: int, layout: Layout, scales: range) -> Tensor:
         """With the vectors of the scales whose tokens these are added, if they are due."""
-        every = getattr(self.config, "level_every", None)
-        if self.level is None or (number % every if every else number):
+        if self.level is None or not self._due(number):
             return x_BLD
         rows = [self.level[min(scale, len(self.level) - 1)] for scale in scales]
         parts = [row.expand(layout[s].cells, -1) for row, s in zip(rows, scales, strict=True)]
         return x_BLD + torch.cat(parts).to(x_BLD.dtype)
+
+    def _due(self, number: int) -> bool:
+        """Whether vectors of scales are added before a block."""
+        every = getattr(self.config, "level_every", None)
+        return self.level is not None and not (number % every if every else number)
 
     def _blocks(self) -> list[Block]:
         return [block for block in self.blocks if isinstance(block, Block)]
@@ -438,10 +446,10 @@ class TransformerBackbone(AdaLnBackbone):
             ) -> Tensor:
                 return kernel(q, keys[:, : part.stop], values[:, : part.stop], scale)
 
-            if self.level is not None:
-                x_BLD, pending = join(x_BLD, pending), None
+            if self._due(number):
                 scales = range(state.scale, state.scale + 1)
-                x_BLD = self._level(x_BLD, number, state.layout, scales)
+                x_BLD = self._level(join(x_BLD, pending), number, state.layout, scales)
+                pending = None
             given = state.modulations[number], rotate, Cache(keys[:, part], values[:, part])
             own = state.seen[number], state.constants[number]
             x_BLD, pending = block.step(x_BLD, pending, *given, attend, *own)
