@@ -40,8 +40,9 @@ CODES: dict[str, Any] = {
     "backbone": {"name": "mamba", "depth": 2, "width": 64},
     "schedule": {"name": "explicit", "grids": [1, 2, 4, (8, 12)]},
 }  # fmt: skip
-# Of what the allocator handed out at a time; operations take memory for themselves too.
-TOLERANCE = 0.15
+# The plan over what the allocator handed out at a time: not below it, as operations take memory for
+# themselves too, and above it where a CPU has steps in one that the plan counts apart.
+LEAST, MOST = 0.99, 1.2
 
 
 @pytest.mark.parametrize("config", [BITS, CODES], ids=["bits", "codes"])
@@ -57,7 +58,7 @@ def test_the_most_of_a_generation_is_what_a_cpu_takes(
     pipe = Pipeline.from_config(config)
     call: dict[str, Any] = {"prompts": [None]} if config is BITS else {"labels": [None]}
     found, _ = allocated(lambda: pipe(**call, size=size, seed=0, output="tensor", **options))
-    assert planned.peak - planned.held == pytest.approx(found, rel=TOLERANCE)
+    assert LEAST * found <= planned.peak - planned.held <= MOST * found
 
 
 def test_large_pictures_are_planned_in_tiles() -> None:
