@@ -177,6 +177,23 @@ def test_installed_plugins(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "older", ["zz_twice-0.9.dist-info", "zz_twice-0.9-py3.11.egg-info", "zz_twice.egg-info"]
+)
+def test_an_older_one_behind_it_on_the_path_is_passed_over(tmp_path, monkeypatch, older):
+    folders = [tmp_path / "new", tmp_path / "old"]
+    for folder in folders:
+        folder.mkdir()
+        install(folder, "zz_twice", "raise ImportError('found')", entry=folder.name)
+    (folders[1] / "zz_twice-1.0.dist-info").rename(folders[1] / older)
+    file = "METADATA" if older.endswith("dist-info") else "PKG-INFO"
+    (folders[1] / older / "METADATA").rename(folders[1] / older / file)
+    for folder in reversed(folders):
+        monkeypatch.syspath_prepend(str(folder))
+    failed = [f.plugin for f in Registry().failures if f.plugin.startswith("zz-twice")]
+    assert failed == ["zz-twice:new"]
+
+
+@pytest.mark.parametrize(
     ("record", "reason"),
     [
         ({"name": 3}, "name, target and summary of"),

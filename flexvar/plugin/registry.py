@@ -314,8 +314,9 @@ def _folder_name(place: metadata.Distribution) -> str:
     To parse the metadata of all that is installed takes longer than all else of a start.
     """
     folder = str(getattr(getattr(place, "_path", None), "name", ""))
-    name, _, rest = folder.rpartition("-")
-    return _canonical(one_line(name.rpartition("-")[0])) if rest == "info" else ""
+    if not folder.endswith(".dist-info"):
+        return ""
+    return _canonical(one_line(folder.removesuffix(".dist-info").rpartition("-")[0]))
 
 
 def _entries(place: metadata.Distribution) -> list[metadata.EntryPoint]:
