@@ -47,7 +47,11 @@ def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool) -> Ten
 def plain(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
     """The definition of `linear`, in torch's own steps."""
     y = F.linear(x, weight, bias)
-    return F.gelu(y, approximate="tanh") if gelu else y
+    if not gelu:
+        return y
+    if torch.is_grad_enabled():
+        return F.gelu(y, approximate="tanh")
+    return torch.ops.aten.gelu_(y, approximate="tanh")  # in its own memory, which is the most
 
 
 class Ordered(NamedTuple):
