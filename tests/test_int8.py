@@ -204,9 +204,17 @@ def test_where_there_is_no_product_the_reason_is_said(monkeypatch: pytest.Monkey
     try:
         with pytest.raises(FlexvarError, match=r"has no operator of oneDNN for it .*Take fp32"):
             Pipeline.from_config(TINY, dtype="int8")
+        # As on a machine that has the operator, whichever this one is.
+        monkeypatch.setattr(int8, "_pack", lambda weight: weight)
         monkeypatch.setattr(int8, "_product", lambda x, *_: torch.zeros(64, 256))
         int8.why_not.cache_clear()
         assert int8.why_not() == "oneDNN's product of integers overflows on this CPU"
+        monkeypatch.setattr(int8, "_product", lambda x, weight, *_: int8.plain(x, weight, None))
+        for times, why in ((1.1, "oneDNN has no fast product of integers for this CPU"), (0.9, "")):
+            taken = iter([1.0, times * int8.SLOW])
+            monkeypatch.setattr(int8, "_seconds", lambda run, taken=taken: next(taken))
+            int8.why_not.cache_clear()
+            assert int8.why_not() == why
     finally:
         int8.why_not.cache_clear()
 
