@@ -564,7 +564,9 @@ class Session:
                     )
             self._others[source] = other
         other = self._others[source]
-        return other.to(self.device, self.dtype)
+        if (other.device, other.dtype) != (self.device, self.dtype):
+            other.to(self.device, self.dtype)
+        return other
 
     @torch.inference_mode()
     def decode(

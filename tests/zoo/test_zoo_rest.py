@@ -14,6 +14,7 @@ from flexvar_zoo.schedules.optimised import Optimised
 
 import flexvar
 from flexvar import Facts, FlexvarError, Grid, Layout, Pipeline
+from flexvar.session import Session
 
 FACTS = Facts(vocab_size=20, code_dim=4, width=64, head_dim=32, num_classes=3)
 CALL: dict[str, Any] = {"size": (16, 24), "output": "tensor", "progress": False}
@@ -121,6 +122,25 @@ def test_relay_hands_the_fine_scales_to_another_checkpoint(tiny: Pipeline, tmp_p
     folder = str(strange.save_pretrained(tmp_path / "strange"))
     with pytest.raises(FlexvarError, match="strange has num_classes 2, this model 5"):
         tiny(0, sampler={"name": "relay", "finisher": folder}, **CALL)
+
+
+def test_another_checkpoint_is_moved_only_when_the_model_was(
+    tiny: Pipeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = str(tiny.save_pretrained(tmp_path / "finisher"))
+    pipe = Pipeline.from_pretrained(folder)
+    relay = {"name": "relay", "finisher": folder, "from_step": 1}
+    pipe(0, sampler=relay, **CALL)
+    (other,) = pipe._others.values()
+    moved: list[Session] = []
+    move = Session.to
+    monkeypatch.setattr(Session, "to", lambda self, *to: moved.append(self) or move(self, *to))
+    pipe(0, sampler=relay, **CALL)
+    assert not moved
+    pipe.to("bf16")
+    pipe(0, sampler=relay, **CALL)
+    assert moved == [pipe, other]
+    assert other.dtype == torch.bfloat16
 
 
 def test_rope2d_and_optimised_make_a_model() -> None:
