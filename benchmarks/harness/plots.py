@@ -43,12 +43,15 @@ def lines(
     *,
     log_x: bool = True,
     log_y: bool = True,
+    from_zero: bool = True,
     at: Mapping[str, float] | None = None,
     size: tuple[float, float] = (WIDTH, HEIGHT),
+    legend: bool = True,
 ) -> Image.Image:
     """Curves over one axis; a logarithmic one names the values that were measured.
 
-    at: values of x to mark with a dashed line, by their label. size: in inches.
+    from_zero: whether the axis of y begins at 0 where it is not logarithmic. at: values of x to
+    mark with a dashed line, by their label. size: in inches. legend: whether curves are named.
     Raises `FlexvarError` if matplotlib is not installed.
     """
     figure = blank(*size)
@@ -75,7 +78,7 @@ def lines(
         axes.xaxis.set_minor_formatter(NullFormatter())
     if log_y:
         axes.set_yscale("log")
-    else:
+    elif from_zero:
         most = max((b for points in curves.values() for _, b in points), default=1.0)
         axes.set_ylim(0, 1.08 * most or 1.0)
     for label, value in (at or {}).items():
@@ -88,7 +91,7 @@ def lines(
     axes.set_ylabel(y)
     axes.grid(which="major", color="#DDDDDD", linewidth=0.8)
     axes.spines[["top", "right"]].set_visible(False)
-    if curves:
+    if curves and legend:
         axes.legend(frameon=False, fontsize=9)
     return _picture(figure)
 

@@ -7,6 +7,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 import yaml
@@ -95,11 +96,15 @@ def _filled(one: dict[str, Any], row: dict[str, Any]) -> str:
     """What a page says, with the figures of a row."""
     values = {}
     for name, path in one["values"].items():
-        value: Any = row
-        for key in _keys(path):
-            value = value[key]
-        values[name] = float(path.rpartition(" * ")[0] or 1) * float(value)
+        values[name] = float(path.rpartition(" * ")[0] or 1) * _figure(row, _keys(path))
     return one["says"].format(**values)
+
+
+def _figure(value: Any, keys: list[str]) -> float:
+    """The number at the end of some keys; of a list, as of seeds, the mean over its parts."""
+    if isinstance(value, list):
+        return mean(_figure(part, keys) for part in value)
+    return _figure(value[keys[0]], keys[1:]) if keys else float(value)
 
 
 def _told(file: str, suite: str, case: str) -> str:

@@ -16,16 +16,18 @@ from flexvar.files import whole_file
 from studies.ablation import measure
 from studies.ablation.plots import stacked
 from studies.ablation.tables import look, markdown
+from studies.backbones import plan
 
-PAGE, PICTURE, SAMPLES = "backbones.md", "backbones.png", "backbones-samples.png"
+PAGE, PICTURE, SAMPLES = "backbones.md", "backbones.png", "backbones-samples.webp"
 # Of the picture that stands for all of it: inches of a plot, pixels of the whole and of the names.
 PANEL, ACROSS, NAMES = (5.0, 3.3), 1100, 190
+NOTHING = 1e-3  # where a curve of nothing at all is drawn
 Rows = Sequence[Mapping[str, Any]]
 
 
 def sections(rows: Rows, root: Path) -> list[Section]:
     """A section per set of pictures, and one of time and memory. root: where sample grids are."""
-    latest = record.latest([dict(row) for row in rows])
+    latest = _in_order(rows)
     found = []
     for data in dict.fromkeys(row["settings"].get("data") for row in latest):
         if data is not None:
@@ -46,14 +48,15 @@ def write(rows: Rows, root: Path, out: Path) -> Path:
         summary(rows, root).save(temporary, format="PNG", optimize=True)
     if grids:
         with whole_file(out / SAMPLES) as temporary:
-            stacked(grids, gap=40).save(temporary, format="PNG", optimize=True)
+            stacked(grids, gap=40).save(temporary, format="WEBP", quality=85, method=6)
     machine = rows[-1].get("machine", {})
     where = machine.get("gpu") or machine.get("cpu") or "an unnamed machine"
     quick = " --quick" if rows[-1]["settings"].get("quick") else ""
     lines = [
         "# Backbones, trained alike", "",
-        f"Measured on {where}, {machine.get('threads', '?')} thread(s), by `python -m benchmarks "
-        f"run backbones{quick}`; this page by `python -m studies.backbones ROWS.jsonl`.", "",
+        f"Measured on {where}, {machine.get('threads', '?')} thread(s), in fp32, by "
+        f"`python -m benchmarks run backbones{quick}`; this page by `python -m studies.backbones "
+        "ROWS.jsonl`.", "",
         f"![Backbones]({PICTURE})", "",
     ]  # fmt: skip
     for section in found:
@@ -66,9 +69,16 @@ def write(rows: Rows, root: Path, out: Path) -> Path:
     return out / PAGE
 
 
+def _in_order(rows: Rows) -> list[Mapping[str, Any]]:
+    """The newest row of each case, in the order of the plan: one colour for each backbone."""
+    places = {name: place for place, name in enumerate(plan.BACKBONES)}
+    latest = record.latest([dict(row) for row in rows])
+    return sorted(latest, key=lambda row: places.get(row["settings"]["backbone"], len(places)))
+
+
 def summary(rows: Rows, root: Path) -> Image.Image:
     """All on one picture: loss by scale of each set, time, what is kept, a sample of each class."""
-    latest = [row for row in record.latest([dict(row) for row in rows]) if _sound(row)]
+    latest = [row for row in _in_order(rows) if _sound(row)]
     by_set: dict[str, list[Mapping[str, Any]]] = {}
     for row in latest:
         if row["settings"].get("data"):
@@ -76,15 +86,16 @@ def summary(rows: Rows, root: Path) -> Image.Image:
     timed = [row for row in latest if "sides" in row["settings"]]
     plotted = [
         plots.lines(_by_scale(of), "rows of the grid", f"{data}: held-out loss, nats a token",
-                    log_y=False, size=PANEL)
-        for data, of in by_set.items()
+                    log_y=False, from_zero=False, size=PANEL, legend=not number)
+        for number, (data, of) in enumerate(by_set.items())
     ]  # fmt: skip
     if timed:
-        plotted.append(_panel(timed, _generating, "ms, all scales of one picture", PANEL))
-        plotted.append(_panel(timed, _kept, "MiB kept between scales", PANEL))
+        plotted.append(
+            _panel(timed, _generating, "ms, all scales of one picture", PANEL, not plotted)
+        )
+        plotted.append(_panel(timed, _kept, "MiB kept between scales", PANEL, False))
     parts = [plots.table(plotted, columns=2)] if plotted else []
-    # The largest pictures say most.
-    for one in by_set[list(by_set)[-1]] if by_set else []:
+    for one in next(iter(by_set.values()), []):
         path = root / one["figures"]["seeds"][0]["picture"]
         if path.is_file():
             parts.append(_strip(one["settings"]["backbone"], Image.open(path).convert("RGB")))
@@ -132,20 +143,22 @@ def _panel(
     figure: Callable[[Mapping[str, Any]], float],
     words: str,
     size: tuple[float, float] = (plots.WIDTH, plots.HEIGHT),
+    legend: bool = True,
 ) -> Image.Image:
-    """A figure of the timed rows against the grid."""
+    """A figure of the timed rows against the grid; 0 has no place on its axis."""
     curves = {
         row["settings"]["backbone"]: [
-            (float(side), max(figure(one), 1e-3)) for side, one in row["figures"]["sides"].items()
+            (float(side), max(figure(one), NOTHING))
+            for side, one in row["figures"]["sides"].items()
         ]
         for row in rows
     }
-    return plots.lines(curves, "cells a side of the last grid", words, size=size)
+    return plots.lines(curves, "cells a side of the last grid", words, size=size, legend=legend)
 
 
 def _quality(data: str, rows: Rows, root: Path) -> Section:
     header = ("backbone", "depth, width", "parameters", "held-out loss", "last scale",
-              "samples recognised", "Fréchet", "training images/s")  # fmt: skip
+              "samples recognised", "Fréchet")  # fmt: skip
     body: list[Sequence[object]] = []
     grids = []
     recipe, seeds = rows[0]["settings"]["recipe"], rows[0]["settings"]["seeds"]
@@ -165,7 +178,6 @@ def _quality(data: str, rows: Rows, root: Path) -> Section:
                 _spread(each, "validation.last_loss"),
                 _spread(each, "samples.accuracy", 1, 100) + " %",
                 _spread(each, "samples.frechet", 2),
-                f"{statistics.mean(one['images_per_second'] for one in each):.0f}",
             ]
         )
         path = root / each[0]["picture"]
@@ -175,12 +187,13 @@ def _quality(data: str, rows: Rows, root: Path) -> Section:
         f"{recipe['steps']} steps of {recipe['batch_size']} {data}, seeds "
         f"{', '.join(map(str, seeds))}: mean ± standard deviation over them. Parameters of the "
         "backbone, matched to 3 % by width, then depth. Loss in nats a token on held-out "
-        "pictures; recognised and Fréchet by a small classifier of the set. Images per second "
-        "were taken while other work ran on the machine."
+        "pictures; recognised and Fréchet by a small classifier of the set."
     )
     pictures = []
     if curves := _by_scale([row for row in rows if _sound(row)]):
-        plot = plots.lines(curves, "rows of the grid", f"{data}: held-out loss, nats", log_y=False)
+        plot = plots.lines(
+            curves, "rows of the grid", f"{data}: held-out loss, nats", log_y=False, from_zero=False
+        )
         pictures.append((f"{data}: loss by scale", plot))
     if grids:
         pictures.append((f"{data}: samples of the first seed", _beside(grids)))
@@ -225,8 +238,8 @@ def _growth(rows: Rows) -> Section:
     text = (
         "One picture, forward and backward of all scales at once in training, forward scale by "
         "scale in generation, fp32; medians. Memory is that of the whole process at its most. "
-        "Kept: what the backbone hands on at the end, AdaLN values included; times were taken "
-        "while other work ran on the machine, in turn with a fixed product in each row."
+        "Kept: what the backbone hands on at the end, AdaLN values included; "
+        f"nothing at all is drawn at {NOTHING}. Each row says how busy the machine was."
     )
     return Section("Time and memory against the grid", text, pictures, [Table(header, body)])
 
