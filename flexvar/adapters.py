@@ -204,6 +204,7 @@ def adapt(pipe: S, adapters: Sequence[tuple[str | Path, float]]) -> S:
         settings=pipe.settings,
         sampler=pipe.sampler,
         source=None,
+        fused=pipe.fused,
         _exact=[],
     )
     origin = pipe.origin

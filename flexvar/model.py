@@ -21,7 +21,7 @@ from flexvar.components import (
 from flexvar.errors import FlexvarError
 from flexvar.layout import Layout
 from flexvar.ops.linear import Linear
-from flexvar.ops.norms import modulated_norm
+from flexvar.ops.norms import NORM, modulated_norm
 
 # VAR's and FlexVAR's code: the head starts at 2 % of the usual scale, AdaLN at half of it.
 HEAD_INIT = 0.02
@@ -35,6 +35,7 @@ class ModulatedHead(nn.Module):
     """
 
     fused = False
+    fusions = (NORM,)
 
     def __init__(self, width: int, vocab_size: int, groups: int = 1) -> None:
         super().__init__()

@@ -283,6 +283,8 @@ class Session:
             plain = self.dtype == torch.float32 and getattr(self.tokenizer, "contiguous", False)
             order = torch.contiguous_format if plain else torch.channels_last
             self.tokenizer.to(memory_format=order)  # type: ignore[call-overload]
+        if self.fused:
+            engine.use_kernels(self, True)  # which parts may take them depends on the dtype
         return self
 
     def _keep_exact(self) -> None:
@@ -566,6 +568,8 @@ class Session:
         other = self._others[source]
         if (other.device, other.dtype) != (self.device, self.dtype):
             other.to(self.device, self.dtype)
+        if other.fused != self.fused:
+            engine.use_kernels(other, self.fused)
         return other
 
     @torch.inference_mode()

@@ -125,7 +125,8 @@ def filtered(logits_BLV: Tensor, uniform_BL: Tensor, filters: Filters) -> Tensor
     """Tokens as of `draw` after `filter_logits`, in one launch.
 
     Sums are added in another order, so that a number within 1e-6 of where two tokens meet may give
-    the other one, and a logit as close to the end of the nucleus may stay or go.
+    the other one, and a logit as close to the end of the nucleus may stay or go. Logits that are no
+    distribution (a NaN, all -inf) give some token, where `draw` gives V, which is none.
     """
     return _draw_token(logits_BLV, uniform_BL, filters.top_k, filters.top_p, filters.temperature)
 

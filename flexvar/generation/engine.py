@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from flexvar.errors import FlexvarError, first_line
+from flexvar.generation import draw
 from flexvar.generation.graphs import CudaRecorder, Graphs
 from flexvar.ops import fusion
 
@@ -100,8 +101,15 @@ def use_kernels(session: Session, on: bool) -> None:
 
 
 def kernels_on(session: Session) -> tuple[bool, str]:
-    """Switch kernels on if any can be taken on the session's device; why those that cannot."""
-    verdicts = {name: fusion.verdict_on(one, session.device) for name, one in fusion.KNOWN.items()}
+    """Switch kernels on if any can be taken on the session's device; why those that cannot.
+
+    Only those that its parts and the samplers use are tried.
+    """
+    use_kernels(session, True)
+    used = {draw.DRAW.name: draw.DRAW}
+    for module in session.parts.modules():
+        used |= fusion.used(module)
+    verdicts = {name: fusion.verdict_on(one, session.device) for name, one in used.items()}
     refused = {name: one.reason for name, one in verdicts.items() if not one.agrees}
     use_kernels(session, len(refused) < len(verdicts))
     if not refused:

@@ -4,7 +4,8 @@ A fusion is one function in two ways: ``plain``, in torch's own steps, which is 
 ``fused``, operators with a Triton kernel behind them. A module with the attribute ``fused`` takes
 the kernels where that is on (`use`) and its tensors are on CUDA, each once it has agreed with the
 plain way on that device in this process: such kernels are known to have been wrong, or to crash,
-on single generations of GPUs.
+on single generations of GPUs. Those that it names in ``fusions`` are tried when kernels are
+switched on, others when they are first asked for.
 """
 
 from __future__ import annotations
@@ -85,6 +86,12 @@ def use(module: nn.Module, on: bool) -> int:
     for one in able:
         one.fused = on  # type: ignore[assignment]
     return len(able)
+
+
+def used(module: nn.Module) -> dict[str, Fusion]:
+    """What the modules inside a module where kernels are on name in ``fusions``, by name."""
+    on = [one for one in module.modules() if getattr(one, "fused", False)]
+    return {fusion.name: fusion for one in on for fusion in getattr(one, "fusions", ())}
 
 
 def takes(fusion: Fusion, like: Tensor) -> bool:

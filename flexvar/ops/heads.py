@@ -53,9 +53,15 @@ def store(
     fused: in one launch where kernels are taken, rounded once at its end.
     """
     given = qkv_BLE, scale_H1, *(by or (None, None)), *cache
-    if fused and fusion.takes(HEADS, qkv_BLE):
+    if fused and whole(cache) and fusion.takes(HEADS, qkv_BLE):
         return _store(*given)
     return _plain(*given)[0]
+
+
+def whole(cache: Cache) -> bool:
+    """Whether the heads of a token lie side by side in it, where a kernel writes them."""
+    _, _, heads, dim = cache.keys_BLHd.shape
+    return all(one.stride()[1:] == (heads * dim, dim, 1) for one in cache)
 
 
 def unit_length(x_BLHd: Tensor, scale_H1: Tensor | float = 1.0) -> Tensor:

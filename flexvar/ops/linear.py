@@ -87,6 +87,11 @@ class Linear(nn.Linear):
         super().__init__(inputs, outputs, bias=bias)
         self.gelu = gelu
 
+    @property
+    def fusions(self) -> tuple[Fusion, ...]:
+        """See `flexvar.ops.fusion`."""
+        return (LINEAR_GELU,) if self.gelu else ()
+
     def forward(self, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """(..., in) -> (..., out). bias: in place of the layer's own."""
         bias = self.bias if bias is None else bias

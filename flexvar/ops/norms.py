@@ -11,6 +11,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from flexvar.ops import fusion
 from flexvar.ops.fusion import Fusion
@@ -104,6 +105,7 @@ class _Norm(torch.autograd.Function):
         return normed
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, d_normed: Tensor) -> Any:
         x, scale, shift, mean, rate = ctx.saved_tensors
         d_x, _, sums = _backward(x, None, None, scale, mean, rate, None, d_normed)
@@ -127,6 +129,7 @@ class _ResidualNorm(torch.autograd.Function):
         return stream, normed
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, d_stream: Tensor, d_normed: Tensor) -> Any:
         stream, gate, branch, scale, shift, mean, rate = ctx.saved_tensors
         d_x, d_branch, sums = _backward(stream, gate, branch, scale, mean, rate, d_stream, d_normed)

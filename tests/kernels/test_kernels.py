@@ -61,6 +61,16 @@ def test_kernels_agree_in_tritons_interpreter():
 
 
 @needs_triton
+def test_kernels_agree_where_numbers_and_strides_are_unusual():
+    said = ran("edges.py", TRITON_INTERPRET="1").split()
+    assert said == [
+        "tokens_stay_in_the_vocabulary",
+        "moments_of_few_channels_count_once",
+        "heads_of_any_strides",
+    ]
+
+
+@needs_triton
 @pytest.mark.slow
 def test_kernels_compile_for_hopper_without_spills():
     rows = json.loads(ran("compiled.py"))
@@ -102,6 +112,17 @@ def test_the_plain_ways_are_those_that_run_without_kernels():
     *given, dim, states = next(iter(one_chunk.SCAN.cases(source)))
     y, _ = ssd.reference(one_chunk.inputs(*given, dim, states))
     torch.testing.assert_close(one_chunk.SCAN.plain(*given, dim, states)[0], y, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("one", [norms.NORM, norms.RESIDUAL_NORM], ids=lambda one: one.name)
+def test_gradients_of_gradients_are_refused(one):
+    """The kernel behind the first ones has none: they would be silently wrong."""
+    with torch.device("meta"):
+        given = [torch.ones(v.shape, requires_grad=True) for v in one.usual(torch.Generator())]
+    made = one.fused(*given)[-1]
+    (gradient,) = torch.autograd.grad(made.square().sum(), given[:1], create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 def broken(x, scale, shift, dtype=None):
@@ -177,6 +198,47 @@ def test_compile_says_which_kernels_it_could_not_take(monkeypatch):
     assert not on
     assert "draw_token" in reason
     assert not pipe.fused
+
+
+def test_compile_tries_only_what_the_model_uses(monkeypatch):
+    tried = []
+
+    def compare(one, device):
+        tried.append(one.name)
+        return fusion.Verdict(True, "agrees")
+
+    monkeypatch.setattr(fusion, "compare", compare)
+    monkeypatch.setattr(fusion, "_verdicts", {})
+    pipe = Pipeline.from_config(TINY, seed=1)
+    assert engine.kernels_on(pipe) == (True, "")
+    assert set(tried) < ALL
+    assert {"store_heads", "draw_token", "linear_gelu"} <= set(tried)
+    assert not {"scan_convolve", "scan_chunk", "gated_norm"} & set(tried)
+
+
+def taking(pipe):
+    modules = [one for part in pipe.parts.modules() for one in part.modules()]
+    return {type(one).__name__ for one in modules if getattr(one, "fused", False)}
+
+
+def test_kernels_are_of_the_parts_that_may_take_them_in_each_precision():
+    pipe = Pipeline.from_config(TINY, seed=1).to("bf16")
+    pipe.tokenizer.contiguous = True  # as released tokenizers are, in fp32
+    engine.use_kernels(pipe, True)
+    assert {"Block", "GroupNorm"} <= taking(pipe)
+    pipe.to("fp32")
+    assert "Block" in taking(pipe)
+    assert "GroupNorm" not in taking(pipe)
+
+
+def test_heads_are_put_by_torch_into_a_cache_of_another_order(monkeypatch):
+    qkv, scale, _, _, keys, values = heads._case(torch.Generator().manual_seed(0), 2, 5, 3, 8, 0)
+    other = heads.Cache(*(torch.zeros(2, 3, 5, 8).transpose(1, 2) for _ in range(2)))
+    with fusion.trusted("cpu"):
+        q = heads.store(qkv, scale, None, other, fused=True)
+    assert torch.equal(q, heads.store(qkv, scale, None, heads.Cache(keys, values)))
+    assert torch.equal(other.keys_BLHd, keys)
+    assert torch.equal(other.values_BLHd, values)
 
 
 def test_a_sampler_that_does_more_than_filter_is_asked_itself():

@@ -16,6 +16,7 @@ from flexvar import FlexvarError, Pipeline
 from flexvar.adapters import adapt, load_adapter, parse_adapter
 from flexvar.cli.again import adapters_of
 from flexvar.config import parse
+from flexvar.generation import engine
 from flexvar.training import ModelRecipe, TokenizerRecipe, load_recipe, train
 from flexvar.training.memorisation import memorisation
 from flexvar.training.model_stage import ModelStage
@@ -152,8 +153,13 @@ def test_lora_trains_little_and_the_adapter_alone_gives_the_same_model(
     config = json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())
     assert config["peft_type"] == "LORA"
     # Rounded weights are adapted as the exact ones; pictures say what changed them.
-    half = adapt(Pipeline.from_pretrained(base, dtype="bf16"), [(tmp_path / "adapter", 1.0)])
+    rounded = Pipeline.from_pretrained(base, dtype="bf16")
+    engine.use_kernels(rounded, True)
+    half = adapt(rounded, [(tmp_path / "adapter", 1.0)])
     assert half.dtype == torch.bfloat16
+    # Kernels are taken as before.
+    assert (half.fused, half.model.head.fused) == (True, True)
+    assert (pipe.fused, pipe.model.head.fused) == (False, False)
     exact = half.to(torch.float32).model.state_dict()
     assert all(exact[name].equal(weight) for name, weight in mine.items())
     result = pipe(["fox"], seed=5, steps=2, progress=False)

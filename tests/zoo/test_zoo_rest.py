@@ -14,6 +14,7 @@ from flexvar_zoo.schedules.optimised import Optimised
 
 import flexvar
 from flexvar import Facts, FlexvarError, Grid, Layout, Pipeline
+from flexvar.generation import engine
 from flexvar.session import Session
 
 FACTS = Facts(vocab_size=20, code_dim=4, width=64, head_dim=32, num_classes=3)
@@ -141,6 +142,19 @@ def test_another_checkpoint_is_moved_only_when_the_model_was(
     pipe(0, sampler=relay, **CALL)
     assert moved == [pipe, other]
     assert other.dtype == torch.bfloat16
+
+
+def test_another_checkpoint_takes_kernels_as_the_model_does(tiny: Pipeline, tmp_path: Path) -> None:
+    folder = str(tiny.save_pretrained(tmp_path / "finisher"))
+    pipe = Pipeline.from_pretrained(folder)
+    relay = {"name": "relay", "finisher": folder, "from_step": 1}
+    for on in (True, False, True):
+        engine.use_kernels(pipe, on)
+        pipe(0, sampler=relay, **CALL)
+        (other,) = pipe._others.values()
+        able = [one.fused for one in other.model.modules() if hasattr(one, "fused")]
+        assert able
+        assert set(able) == {on}
 
 
 def test_rope2d_and_optimised_make_a_model() -> None:

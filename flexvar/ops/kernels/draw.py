@@ -55,7 +55,8 @@ def draw_kernel(
     # Strictly below the total, so that rounding cannot leave all behind.
     passed = tl.load(uniform_ptr + row) * total
     passed = tl.minimum(passed, total * (1 - 1.2e-7))
-    token = tl.min(tl.where(kept & (cumulative > passed), value, BLOCK), 0)
+    # Of logits without a distribution (a NaN, all -inf) none is passed: the last, which is a token.
+    token = tl.min(tl.where(kept & (cumulative > passed), value, vocab - 1), 0)
     tl.store(token_ptr + row, token.to(tl.int64))
 
 

@@ -144,7 +144,8 @@ def norm_silu(
     parts = triton.cdiv(cells, size)
     moments = torch.empty(batch, parts, 2, groups, device=x.device, dtype=torch.float32)
     block = triton.next_power_of_2(channels)
-    step = max(1, 4096 // block)
+    # Within one part, or cells of the next would be counted twice.
+    step = max(1, min(PART, 4096 // block))
     with on(x):
         moments_kernel[(parts, batch)](
             x, moments, cells, channels, groups, STEP=step, PART=size,

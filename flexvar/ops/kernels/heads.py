@@ -7,6 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from flexvar.ops.heads import Cache, whole
 from flexvar.ops.kernels.launch import on
 
 
@@ -73,20 +74,21 @@ def store_heads(
 ) -> Tensor:  # fmt: skip
     """See `flexvar.ops.heads`."""
     batch, length, heads, dim = keys_BLHd.shape
+    assert whole(Cache(keys_BLHd, values_BLHd)), "other caches are torch's"
     if qkv_BLE.stride(-1) != 1:
         qkv_BLE = qkv_BLE.contiguous()
-    for cache in (keys_BLHd, values_BLHd):
-        assert cache.stride()[1:] == (heads * dim, dim, 1), "a cache is whole but for its tokens"
     q_BLHd = torch.empty(batch, length, heads, dim, device=qkv_BLE.device, dtype=qkv_BLE.dtype)
     normed, rotated = scale_H1 is not None, cosine is not None
     turns = turn_row = 0
     if cosine is not None and sine is not None:
-        assert sine.stride() == cosine.stride()
+        if cosine.stride() != sine.stride() or cosine.stride(-1) != 1:
+            cosine, sine = cosine.contiguous(), sine.contiguous()
         turns, turn_row = cosine.shape[-1], cosine.stride(0)
     tall, wide = triton.next_power_of_2(heads), triton.next_power_of_2(dim)
     with on(qkv_BLE):
         store_kernel[(batch * length,)](
-            qkv_BLE, scale_H1 if normed else qkv_BLE, cosine if rotated else qkv_BLE,
+            qkv_BLE, qkv_BLE if scale_H1 is None else scale_H1.contiguous(),
+            cosine if rotated else qkv_BLE,
             sine if rotated else qkv_BLE, q_BLHd, keys_BLHd, values_BLHd,
             length, heads, dim, turns, qkv_BLE.stride(0), qkv_BLE.stride(1), turn_row,
             keys_BLHd.stride(0), values_BLHd.stride(0), heads * dim,

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from flexvar.ops import norms
+from flexvar.ops.fusion import Fusion
 from flexvar.ops.linear import Linear
 
 
@@ -55,6 +56,7 @@ class AdaLnBlock(nn.Module):
     """
 
     fused = False
+    fusions: ClassVar[tuple[Fusion, ...]] = (norms.NORM, norms.RESIDUAL_NORM)
 
     def __init__(
         self, config: BlockConfig, number: int, *, mlp: bool = True, branches: int = 2

@@ -48,6 +48,7 @@ class Mixer(nn.Module):
     """
 
     fused = False
+    fusions = (one_chunk.CONVOLVE, one_chunk.SCAN, one_chunk.GATED)
     keep_fp32 = frozenset({"A_log", "dt_bias", "D"})
     # Small operations around the products, worth compiling.
     REGIONS: ClassVar[tuple[str, ...]] = ("gated",)

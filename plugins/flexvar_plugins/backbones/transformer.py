@@ -189,6 +189,7 @@ class Attention(nn.Module):
 class Block(AdaLnBlock):
     """Attention, then an MLP; between them attention to the condition's tokens, if asked for."""
 
+    fusions = (*AdaLnBlock.fusions, heads.HEADS)
     # What stands before attention and after it: many small operations, worth compiling.
     REGIONS: ClassVar[tuple[str, ...]] = ("before_attention", "after_attention")
 

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from flexvar.components import TokenSpace
 from flexvar.config import ComponentConfig
 from flexvar.errors import FlexvarError
-from flexvar.ops.groups import norm_silu
+from flexvar.ops.groups import NORM_SILU, norm_silu
 
 GROUPS = 32
 # Of widths that 32 do not divide, as Infinity's networks have it.
@@ -108,6 +108,7 @@ class GroupNorm(nn.GroupNorm):
     """
 
     fused = False
+    fusions = (NORM_SILU,)
 
     def __init__(self, channels: int, groups: int) -> None:
         super().__init__(group_count(channels, groups), channels, eps=1e-6)
