@@ -83,7 +83,7 @@ def test_convert_then_generate(tmp_path):
         (["--label", "3", "--size", "big"], "--size: got 'big'"),
         (["--label", "3", "--preset", "best"], "preset: there is no 'best'"),
         (["--label", "3", "--device", "abacus"], "device: abacus cannot be used here"),
-        (["--label", "3", "--dtype", "int8"], "dtype: got int8"),
+        (["--label", "3", "--dtype", "int4"], "dtype: got int4"),
         (["--label", "3", "--num", "0"], "--num: got 0"),
         (["--label", "3", "--out", __file__], "is a file; name a directory"),
         (["--label", "3", "--model", "nowhere"], "There is no checkpoint nowhere"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import _thread
 import os
 import signal
 import sys
@@ -60,19 +61,34 @@ def complain(line: str) -> None:
 
 @contextmanager
 def terminated_as_interrupted() -> Iterator[None]:
-    """Within, SIGTERM does what Ctrl-C does, so that what is half done is cleaned up."""
+    """Within, SIGTERM does what Ctrl-C does, so that what is half done is cleaned up.
+
+    Either may come while Python runs what cannot raise, the callback of a weak reference say. It
+    is then not passed over with a traceback, as Python would, but comes again right after.
+    """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         raise KeyboardInterrupt
 
+    def again(unraisable: Any) -> None:
+        if isinstance(unraisable.exc_value, KeyboardInterrupt):
+            # From another thread and a moment later: here it could not be raised either.
+            later = threading.Timer(0.01, _thread.interrupt_main)
+            later.daemon = True
+            later.start()
+        else:
+            hook(unraisable)
+
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGTERM, interrupt)
+    before, hook = signal.signal(signal.SIGTERM, interrupt), sys.unraisablehook
+    sys.unraisablehook = again
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook
 
 
 class Bar:

@@ -91,7 +91,9 @@ def test_a_line_that_was_cut_off_costs_no_other_row(tmp_path):
 
 def test_a_users_mistakes_are_messages(bench, tmp_path):
     said = bench.run("generat", code=2)
-    assert "Unknown suite 'generat'. Did you mean 'generate'? Suites: generate, train" in said
+    assert (
+        "Unknown suite 'generat'. Did you mean 'generate'? Suites: generate, generate-cpu" in said
+    )
     assert "No case contains 'nothing'. Cases: sound; red" in bench.run(
         "mine", "--filter", "nothing", code=2
     )

@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import time
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -108,6 +109,31 @@ def test_whenever_a_signal_comes_nobody_and_nothing_half_written_is_left(
                 os.kill(left, signal.SIGKILL)
         assert list(folder.glob(".*.tmp")) == [], number
         assert {path.read_text() for path in folder.glob("*.txt")} <= {"whole"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_where_python_cannot_raise_comes_again(
+    number: signal.Signals, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Held:
+        pass
+
+    def gone(_: object) -> None:
+        signal.raise_signal(number)
+        time.sleep(0)
+
+    held = [Held()]
+    reference = weakref.ref(held[0], gone)
+
+    def work() -> None:
+        with terminated_as_interrupted():
+            held.clear()
+            time.sleep(5)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert reference() is None
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.slow
