@@ -24,9 +24,15 @@ def test_first_party(case: contract.Case) -> None:
 
 @pytest.mark.slow
 def test_first_party_on_thirty_random_layouts() -> None:
+    # Which tokenizer the inputs come from changes nothing here: one for each backbone and position.
+    tried = {}
     for case in contract.cases(random_layouts=30):
         if case.invariant.__name__ in ("step_equals_forward", "no_later_scale_is_seen"):
-            case.run()
+            parts = case.subject.backbone.label, case.subject.position.label
+            tried.setdefault((case.invariant, *parts), case)
+    assert len(tried) > 60
+    for case in tried.values():
+        case.run()
 
 
 def test_a_broken_neighbour_turns_nobody_red() -> None:
