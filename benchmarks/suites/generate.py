@@ -77,7 +77,7 @@ def _repeats(options: Options, batch: int) -> int:
 
 
 def _flexvar(settings: dict[str, Any]) -> dict[str, Any]:
-    pipe, layout, labels = _opened(settings)
+    pipe, layout, labels = generation.opened(settings)
     report = parity.check(pipe, layout, dtype=settings["dtype"])
     pipe.to(dtype=settings["dtype"])
     sampled = generation.drawn()
@@ -111,7 +111,7 @@ def _flexvar(settings: dict[str, Any]) -> dict[str, Any]:
 
 def _beside_plain(settings: dict[str, Any]) -> dict[str, Any]:
     """Both loops in turn, so that a machine that slows down slows both."""
-    pipe, layout, labels = _opened(settings)
+    pipe, layout, labels = generation.opened(settings)
     plain = generation.PlainLoop.of(pipe)
     report = generation.check_loops(pipe, plain, labels, layout)
     pipe.to(dtype=settings["dtype"])
@@ -133,12 +133,6 @@ def _beside_plain(settings: dict[str, Any]) -> dict[str, Any]:
             "plain": generation.median_parts(spent[1:]),
         }
     return {**figures, "parity": report, "implementation": models.implementation(pipe)}
-
-
-def _opened(settings: dict[str, Any]) -> tuple[Any, Any, list[int]]:
-    pipe = models.pipeline(settings["model"], seed=settings["seed"], device=settings["device"])
-    layout = models.layout_of(settings["pixels"], pipe.tokenizer.space.stride)
-    return pipe, layout, [207 + number for number in range(settings["batch"])]
 
 
 def _median(values: list[float]) -> float:

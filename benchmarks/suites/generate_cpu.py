@@ -54,9 +54,7 @@ def cases(options: Options) -> list[Case]:
 
 
 def _run(settings: dict[str, Any]) -> dict[str, Any]:
-    pipe = models.pipeline(settings["model"], seed=settings["seed"], device="cpu")
-    layout = models.layout_of(settings["pixels"], pipe.tokenizer.space.stride)
-    labels = [207 + number for number in range(settings["batch"])]
+    pipe, layout, labels = generation.opened(settings)
     plain, sampled = generation.PlainLoop.of(pipe), generation.drawn()
     report = generation.check_loops(pipe, plain, labels[:1], layout)
     report["int8"] = _check_int8(pipe)

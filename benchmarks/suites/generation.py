@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from benchmarks.harness import models
 from benchmarks.harness.measure import synchronise
 from benchmarks.harness.suite import Red
 from benchmarks.reference.plain_loop import generate_plainly
@@ -56,6 +57,13 @@ class Booked:
             return result
 
         return booked
+
+
+def opened(settings: Mapping[str, Any]) -> tuple[Pipeline, Layout, list[int]]:
+    """The model of a case on its device, the grids of its size, and a label for each picture."""
+    pipe = models.pipeline(settings["model"], seed=settings["seed"], device=settings["device"])
+    layout = models.layout_of(settings["pixels"], pipe.tokenizer.space.stride)
+    return pipe, layout, [207 + number for number in range(settings["batch"])]
 
 
 def drawn() -> SamplingSettings:
