@@ -32,6 +32,17 @@ def moments_of(x_ptr, start, cells, first, last, channels, offset, of_group,
 
 
 @triton.jit
+def put(x_ptr, y_ptr, start, cell, cells, channels, channel, mine, scale, shift):
+    """Some cells' values: x * scale + shift, and SiLU of it."""
+    inside = (cell < cells)[:, None] & mine[None, :]
+    place = cell[:, None] * channels + channel[None, :]
+    x = tl.load((x_ptr + start) + place, inside, 0.0).to(tl.float32)
+    y = x * scale[None, :] + shift[None, :]
+    y = y / (1 + tl.exp(-y))
+    tl.store((y_ptr + start) + place, y.to(y_ptr.dtype.element_ty), inside)
+
+
+@triton.jit
 def whole_kernel(
     x_ptr, weight_ptr, bias_ptr, y_ptr, cells, channels, groups, eps,
     STEP: tl.constexpr, WIDE: tl.constexpr,
@@ -56,12 +67,7 @@ def whole_kernel(
     shift = bias - (mean + offset) * scale
     for begin in range(0, cells, STEP):
         cell = begin + tl.arange(0, STEP)
-        inside = (cell < cells)[:, None] & mine[None, :]
-        place = cell[:, None] * channels + channel[None, :]
-        x = tl.load((x_ptr + start) + place, inside, 0.0).to(tl.float32)
-        y = x * scale[None, :] + shift[None, :]
-        y = y / (1 + tl.exp(-y))
-        tl.store((y_ptr + start) + place, y.to(y_ptr.dtype.element_ty), inside)
+        put(x_ptr, y_ptr, start, cell, cells, channels, channel, mine, scale, shift)
 
 
 @triton.jit
@@ -116,12 +122,7 @@ def apply_kernel(
     shift = tl.load(bias_ptr + channel, mine, 0.0).to(tl.float32) - (mean + offset) * scale
     for number in range(STEPS):
         cell = (part * STEPS + number) * STEP + tl.arange(0, STEP)
-        inside = (cell < cells)[:, None] & mine[None, :]
-        place = cell[:, None] * channels + channel[None, :]
-        x = tl.load((x_ptr + start) + place, inside, 0.0).to(tl.float32)
-        y = x * scale[None, :] + shift[None, :]
-        y = y / (1 + tl.exp(-y))
-        tl.store((y_ptr + start) + place, y.to(y_ptr.dtype.element_ty), inside)
+        put(x_ptr, y_ptr, start, cell, cells, channels, channel, mine, scale, shift)
 
 
 def norm_silu(
